@@ -1,0 +1,133 @@
+"""The closed sets of words that tables use, stored as text with a check."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Enum
+from sqlalchemy.orm import MappedColumn, mapped_column
+
+
+class Role(StrEnum):
+    candidate = "candidate"
+    labeler = "labeler"
+    heldout_labeler = "heldout_labeler"
+    reviewer = "reviewer"
+    researcher = "researcher"
+
+
+class Pool(StrEnum):
+    """Whose labels train, and whose only judge (paper, section 3.3)."""
+
+    training = "training"
+    heldout = "heldout"
+
+
+class Split(StrEnum):
+    train = "train"
+    valid = "valid"
+    test = "test"
+
+
+class UseCase(StrEnum):
+    """The ten use cases of the paper's Table 1."""
+
+    generation = "generation"
+    open_qa = "open_qa"
+    brainstorming = "brainstorming"
+    chat = "chat"
+    rewrite = "rewrite"
+    summarization = "summarization"
+    classification = "classification"
+    other = "other"
+    closed_qa = "closed_qa"
+    extract = "extract"
+
+
+class PolicyKind(StrEnum):
+    checkpoint = "checkpoint"  # one of our own
+    external = "external"  # completions that were imported
+
+
+class LabelKind(StrEnum):
+    demonstration = "demonstration"
+    ranking = "ranking"
+
+
+class Purpose(StrEnum):
+    """Training labels may enter snapshots; evaluation labels never do."""
+
+    training = "training"
+    evaluation = "evaluation"
+
+
+class LabelTaskState(StrEnum):
+    open = "open"  # wants more labels
+    complete = "complete"  # has as many as wanted
+    closed = "closed"  # withdrawn by a researcher
+
+
+class AssignmentState(StrEnum):
+    leased = "leased"  # on a labeler's screen until lease_until
+    submitted = "submitted"
+    skipped = "skipped"  # the labeler gave a reason
+    returned = "returned"  # the lease ran out; the draft is kept
+
+
+class RunState(StrEnum):
+    queued = "queued"  # waits for a worker
+    running = "running"  # claimed; the claimant beats
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in {RunState.succeeded, RunState.failed, RunState.cancelled}
+
+
+class RunKindName(StrEnum):
+    base = "base"
+    sft = "sft"
+    reward = "reward"
+    ppo = "ppo"
+    sample = "sample"
+
+
+class RoundState(StrEnum):
+    running = "running"
+    waiting = "waiting"  # for labels
+    failed = "failed"  # a run of it failed; retry goes on from there
+    cancelled = "cancelled"
+    finished = "finished"
+
+
+class CheckpointKind(StrEnum):
+    policy = "policy"
+    reward_model = "reward_model"
+
+
+class SnapshotKind(StrEnum):
+    demonstrations = "demonstrations"
+    rankings = "rankings"
+    prompts = "prompts"
+    pretraining = "pretraining"
+
+
+def enum_column(
+    kind: type[StrEnum], *, nullable: bool = False, **options: Any
+) -> MappedColumn[Any]:
+    """A text column that takes the values of `kind` and nothing else."""
+    return mapped_column(
+        Enum(
+            kind,
+            native_enum=False,
+            create_constraint=True,
+            length=32,
+            values_callable=lambda members: [member.value for member in members],
+            name=kind.__name__.lower(),
+        ),
+        nullable=nullable,
+        **options,
+    )

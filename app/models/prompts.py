@@ -1,0 +1,149 @@
+"""Prompts, where they came from, and the completions that policies gave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    UniqueConstraint,
+)
+from sqlalchemy import text as sql
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.db import Base, CreatedAt, HasId
+from app.models.kinds import PolicyKind, Split, UseCase, enum_column
+
+
+class SourceUser(HasId, Base):
+    """Whose prompt it was. The split is decided once, here, so that no user is on two sides."""
+
+    __tablename__ = "source_users"
+    __table_args__ = (
+        UniqueConstraint("study_id", "name"),
+        UniqueConstraint("id", "study_id", "split"),
+    )
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
+    name: Mapped[str]
+    split: Mapped[Split] = enum_column(Split)
+    created_at: Mapped[CreatedAt]
+
+
+class Import(HasId, Base):
+    """One imported file: all of it or nothing."""
+
+    __tablename__ = "imports"
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
+    kind: Mapped[str]
+    file_name: Mapped[str]
+    sha256: Mapped[str]
+    report: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    created_by: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[CreatedAt]
+
+
+class Prompt(HasId, Base):
+    """An instruction. Its split is its source user's: the foreign key says so."""
+
+    __tablename__ = "prompts"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["source_user_id", "study_id", "split"],
+            ["source_users.id", "source_users.study_id", "source_users.split"],
+        ),
+        UniqueConstraint("study_id", "text_sha256"),
+        UniqueConstraint("id", "study_id"),
+        Index(
+            "uq_prompts_study_external",
+            "study_id",
+            "external_id",
+            unique=True,
+            postgresql_where=sql("external_id IS NOT NULL"),
+        ),
+        Index("ix_prompts_study_split", "study_id", "split", "id"),
+        CheckConstraint("text <> ''", name="text_not_empty"),
+    )
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
+    source_user_id: Mapped[int]
+    split: Mapped[Split] = enum_column(Split)
+    text: Mapped[str]
+    text_sha256: Mapped[str]
+    external_id: Mapped[str | None]  # the file's own name for it
+    use_case: Mapped[UseCase | None] = enum_column(UseCase, nullable=True)
+    closed_domain: Mapped[bool | None]  # None: not known, the labeler says
+    constraint_text: Mapped[str | None]  # an explicit constraint, if the prompt names one
+    details: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=sql("'{}'"))
+    import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"), index=True)
+    created_at: Mapped[CreatedAt]
+
+    source_user: Mapped[SourceUser] = relationship(
+        lazy="raise_on_sql",
+        foreign_keys="Prompt.source_user_id",
+        primaryjoin="SourceUser.id == Prompt.source_user_id",
+    )
+
+
+class Policy(HasId, Base):
+    """What answers prompts: a checkpoint of ours, or an external system whose answers we hold."""
+
+    __tablename__ = "policies"
+    __table_args__ = (
+        UniqueConstraint("study_id", "name"),
+        UniqueConstraint("id", "study_id"),
+        CheckConstraint(
+            "(kind = 'checkpoint') = (checkpoint_id IS NOT NULL)", name="checkpoint_fits_kind"
+        ),
+    )
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
+    name: Mapped[str]  # "ppo-ptx round 2"
+    label: Mapped[str]  # the short name in tables: "base", "sft", "ppo-ptx"
+    kind: Mapped[PolicyKind] = enum_column(PolicyKind)
+    checkpoint_id: Mapped[int | None] = mapped_column(
+        ForeignKey("checkpoints.id", use_alter=True), unique=True
+    )
+    created_at: Mapped[CreatedAt]
+
+
+class Completion(HasId, Base):
+    """One policy's answer to one prompt."""
+
+    __tablename__ = "completions"
+    __table_args__ = (
+        ForeignKeyConstraint(["prompt_id", "study_id"], ["prompts.id", "prompts.study_id"]),
+        ForeignKeyConstraint(["policy_id", "study_id"], ["policies.id", "policies.study_id"]),
+        UniqueConstraint("id", "prompt_id"),
+        UniqueConstraint("run_id", "policy_id", "prompt_id", "sample_index"),
+        Index("ix_completions_prompt_policy", "prompt_id", "policy_id"),
+    )
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
+    prompt_id: Mapped[int]
+    policy_id: Mapped[int] = mapped_column(index=True)
+    text: Mapped[str]
+    sample_index: Mapped[int] = mapped_column(server_default=sql("0"))
+    finish_reason: Mapped[str | None]
+    tokens: Mapped[int | None]
+    score: Mapped[float | None]  # of the run's reward model; nats of preference
+    external_score: Mapped[float | None]  # a number that came with an imported file
+    run_id: Mapped[int | None] = mapped_column(ForeignKey("runs.id", use_alter=True))
+    import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"), index=True)
+    created_at: Mapped[CreatedAt]
+
+    prompt: Mapped[Prompt] = relationship(
+        lazy="raise_on_sql",
+        foreign_keys="Completion.prompt_id",
+        primaryjoin="Prompt.id == Completion.prompt_id",
+    )
+    policy: Mapped[Policy] = relationship(
+        lazy="raise_on_sql",
+        foreign_keys="Completion.policy_id",
+        primaryjoin="Policy.id == Completion.policy_id",
+    )

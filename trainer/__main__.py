@@ -1,0 +1,83 @@
+"""python -m trainer {base,sft,reward,ppo,sample} RUN_DIR: one training run, one process.
+
+Exit status: 0 done, 1 the run cannot go on (a plain sentence on standard error), 2 usage,
+75 stopped by SIGTERM with its state saved; started again, it goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from trainer.config import ConfigError
+from trainer.contract import EXIT_STOPPED, RUN_KINDS, ContractError, read_spec
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m trainer", description="One training run.")
+    parser.add_argument("kind", choices=RUN_KINDS)
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    given = parser.parse_args(arguments)
+    try:
+        spec = read_spec(given.run_dir)
+        if spec.kind != given.kind:
+            raise ContractError(f"{given.run_dir}: its spec is of kind {spec.kind}")
+    except ContractError as error:
+        return _refuse(error)
+    # Until checkpoints take the signal over there is nothing to save; imports take seconds.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_STOPPED))
+    # OpenMP reads this when torch is imported. Threads that spin while they wait for each other
+    # make a step up to four times slower as soon as another process wants one of the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Hugging Face reads this when it is imported: local directories need no network.
+    if all(Path(source).is_dir() for source in spec.models.values()):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    # transformers would import scipy for the losses of object detectors: a second for nothing.
+    sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
+
+    from trainer.checkpoint import StopRequestedError
+    from trainer.metrics import TrainingError
+
+    try:
+        _function(given.kind)(given.run_dir)
+    except StopRequestedError as stop:
+        print(stop, flush=True)
+        return EXIT_STOPPED
+    except (ContractError, ConfigError, TrainingError) as error:
+        return _refuse(error)
+    return 0
+
+
+def _refuse(error: Exception) -> int:
+    print(f"trainer: {error}", file=sys.stderr, flush=True)
+    return 1
+
+
+def _function(kind: str) -> Callable[[Path], None]:
+    if kind == "base":
+        from trainer.base import train_base
+
+        return train_base
+    if kind == "sft":
+        from trainer.sft import train_sft
+
+        return train_sft
+    if kind == "reward":
+        from trainer.reward import train_reward
+
+        return train_reward
+    if kind == "ppo":
+        from trainer.ppo import train_ppo
+
+        return train_ppo
+    from trainer.sample import run_sample
+
+    return run_sample
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""The contract between app and trainer: one directory a run. Standard library only.
+
+The app writes `spec.json` and `data/`, starts `python -m trainer KIND RUN_DIR`, and follows
+`metrics.jsonl`. The trainer writes `result.json` last, with a rename: a run directory that has one
+is finished, one that has none is not. Any run can be replayed without the app.
+
+    RUN_DIR/
+      spec.json            RunSpec
+      data/*.jsonl         frozen records, one JSON object a line, named in RunSpec.data
+      metrics.jsonl        MetricLine, appended as the run goes on: the heartbeat's proof of life
+      log.txt              stdout and stderr of the trainer, written by the app
+      checkpoints/step_N/  what a killed run resumes from
+      model/               the model it made: an ordinary Hugging Face directory
+      completions.jsonl    what it sampled (kind "sample")
+      result.json          RunResult, written last
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, Literal, Self, TypeVar, get_args
+
+RunKind = Literal["base", "sft", "reward", "ppo", "sample"]
+RUN_KINDS: Final[tuple[RunKind, ...]] = get_args(RunKind)
+
+SPEC: Final = "spec.json"
+DATA: Final = "data"
+METRICS: Final = "metrics.jsonl"
+LOG: Final = "log.txt"
+CHECKPOINTS: Final = "checkpoints"
+MODEL: Final = "model"
+COMPLETIONS: Final = "completions.jsonl"
+RESULT: Final = "result.json"
+
+# Exit status of a trainer that was asked to stop (SIGTERM): its state is saved, without a result.
+EXIT_STOPPED: Final = 75
+
+Split = Literal["train", "valid", "test"]
+FinishReason = Literal["stop", "length"]
+
+
+class ContractError(ValueError):
+    """A file of a run directory breaks the contract. The message names file and reason."""
+
+
+class _Record:
+    """A frozen dataclass that is one JSON object. Unknown or missing keys raise ContractError."""
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        if not isinstance(data, dict):
+            raise ContractError(f"{cls.__name__}: expected an object, got {type(data).__name__}")
+        unknown = data.keys() - {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        if unknown:
+            raise ContractError(f"{cls.__name__}: unknown keys {sorted(unknown)}")
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise ContractError(f"{cls.__name__}: {error}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec(_Record):
+    """All that decides a run's result, beside the code.
+
+    `models` names directories (or Hugging Face names) by part; `data` names files of RUN_DIR/data:
+
+    kind     models                                         data
+    base     -                                              pretraining (text records)
+    sft      init                                           demonstrations, [pretraining]
+    reward   init                                           rankings, [demonstrations]
+    ppo      init, reference, reward                        prompts, [pretraining]
+    sample   one entry a policy, by its name; [reward]      requests
+    """
+
+    kind: RunKind
+    seed: int = 0
+    preset: str = "paper"
+    config: dict[str, Any] = field(default_factory=dict)  # overrides on the preset, strict
+    models: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    prompt_template: str = "{prompt}\n\n"  # the text a policy continues; "{prompt}" appears once
+
+    def __post_init__(self) -> None:
+        if self.kind not in RUN_KINDS:
+            raise ContractError(f"RunSpec: kind {self.kind!r} is none of {', '.join(RUN_KINDS)}")
+        if self.prompt_template.count("{prompt}") != 1:
+            raise ContractError("RunSpec: prompt_template must contain {prompt} exactly once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRecord(_Record):
+    """One document of the pretraining text."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemonstrationRecord(_Record):
+    """A prompt and the completion a labeler wrote for it."""
+
+    prompt_id: int
+    prompt: str
+    completion: str
+    split: Split
+    labeler: str  # a pseudonym, stable within the study
+    demonstration_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingRecord(_Record):
+    """One labeler's ranking of one prompt's completions.
+
+    `groups` are ordered tie groups, best first, of indices into `completions`:
+    [[2], [0, 3], [1]] says that 2 beats all, 0 and 3 tie, 1 is worst.
+    """
+
+    ranking_id: int
+    prompt_id: int
+    prompt: str
+    completions: list[str]
+    groups: list[list[int]]
+    split: Split
+    labeler: str
+
+    def __post_init__(self) -> None:
+        flat = sorted(i for group in self.groups for i in group)
+        if flat != list(range(len(self.completions))):
+            raise ContractError(
+                f"RankingRecord {self.ranking_id}: groups {self.groups} do not hold each of the "
+                f"{len(self.completions)} completions once"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptRecord(_Record):
+    """A prompt without a label, for PPO."""
+
+    prompt_id: int
+    prompt: str
+    split: Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest(_Record):
+    """Ask one policy for `n` completions of one prompt."""
+
+    prompt_id: int
+    prompt: str
+    policy: str  # a key of RunSpec.models
+    n: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionRecord(_Record):
+    """One sampled completion. `score` is the reward model's, None where none was given."""
+
+    prompt_id: int
+    policy: str
+    index: int
+    text: str
+    finish_reason: FinishReason
+    tokens: int
+    score: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricLine(_Record):
+    """One line of metrics.jsonl. Keys of `values` carry namespace and unit: `objective/kl_nats`."""
+
+    step: int
+    total_steps: int
+    time: float  # seconds since the epoch
+    values: dict[str, float]
+    phase: str = "train"  # in the words of the progress line
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult(_Record):
+    """What a finished run made. Paths are relative to RUN_DIR."""
+
+    kind: RunKind
+    model: str | None = None
+    completions: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)  # of plumbline, torch, transformers
+    seconds: float = 0.0
+
+
+# Metric keys that the app reads by name; every other key is shown as it comes.
+LOSS: Final = "train/loss"
+LEARNING_RATE: Final = "train/learning_rate"
+SFT_VALID_LOSS: Final = "valid/loss_nats_per_token"
+RM_ACCURACY: Final = "valid/pairwise_accuracy"
+RM_ACCURACY_LOW: Final = "valid/pairwise_accuracy_low"
+RM_ACCURACY_HIGH: Final = "valid/pairwise_accuracy_high"
+RM_PAIRS: Final = "valid/pairs"
+RM_LONGER_WINS: Final = "valid/longer_wins_accuracy"
+RM_BIAS: Final = "reward/bias"
+PPO_SCORE: Final = "objective/score"
+PPO_REWARD: Final = "objective/reward"
+PPO_KL: Final = "objective/kl_nats"
+PPO_LENGTH: Final = "rollout/completion_tokens"
+PPO_PTX_LOSS: Final = "ptx/loss_nats_per_token"
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write beside and rename, so that a reader sees all of the file or none of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(data, file, ensure_ascii=False, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_spec(run_dir: Path) -> RunSpec:
+    """The run's spec. Raises ContractError with the file and the reason."""
+    path = run_dir / SPEC
+    try:
+        return RunSpec.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ContractError(f"{path}: not found; is {run_dir} a run directory?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ContractError(f"{path}: {error}") from error
+
+
+def read_result(run_dir: Path) -> RunResult | None:
+    """The run's result, or None while it has none."""
+    try:
+        return RunResult.from_json(json.loads((run_dir / RESULT).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+
+
+R = TypeVar("R", bound=_Record)
+
+
+def read_records(path: Path, kind: type[R]) -> Iterator[R]:
+    """Stream the records of a JSONL file. Raises ContractError naming the line."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield kind.from_json(json.loads(line))
+            except (json.JSONDecodeError, ContractError) as error:
+                raise ContractError(f"{path}, line {number}: {error}") from error

@@ -1,0 +1,284 @@
+"""ppo: PPO against the reward model with a per-token KL penalty, PPO-ptx with the pretraining mix.
+
+Section 3.5, Eq. 2. One iteration, top to bottom: sample a batch of episodes, score them, take the
+reference's logprobs and the values, make per-token rewards and advantages, then update policy and
+value function minibatch by minibatch; each minibatch adds the pretraining gradient times gamma.
+Dropout is off and the temperature divides the logits in rollout, reference and update, so the first
+minibatch's ratio is 1. The moving average of the policy is what is saved.
+
+One deviation: log-probabilities of the rollout are those kept from sampling, which saves a forward
+pass; that they are the policy's is checked each iteration by the ratio of the first minibatch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+from trainer import ppo_math
+from trainer.config import PPOConfig
+from trainer.contract import (
+    LEARNING_RATE,
+    MODEL,
+    PPO_KL,
+    PPO_LENGTH,
+    PPO_PTX_LOSS,
+    PPO_REWARD,
+    PPO_SCORE,
+    ContractError,
+    PromptRecord,
+    TextRecord,
+)
+from trainer.data import Encoder, Rows, endless, load_records, packed_rows
+from trainer.losses import token_logprobs
+from trainer.metrics import TrainingError
+from trainer.models import (
+    Average,
+    check_context,
+    check_same_tokenizer,
+    device,
+    load_policy,
+    load_reward_model,
+    load_tokenizer,
+    model_source,
+    packed_loss,
+    save_model,
+)
+from trainer.rollout import (
+    completion_logits,
+    completion_logprobs,
+    completion_values,
+    final_scores,
+    sample,
+)
+from trainer.run import Run, set_learning_rate
+
+RATIO_TOLERANCE = 1e-4  # of the first minibatch, float32
+
+
+class KLCoefficient:
+    """beta, which the adaptive controller changes: a part of the run's state."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def state_dict(self) -> dict[str, float]:
+        return {"value": self.value}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.value = state_dict["value"]
+
+
+def load_pretraining(run: Run, config: PPOConfig, encoder: Encoder) -> Rows | None:
+    """Packed rows (N, ptx_tokens), or None for PPO without the mix."""
+    if config.ptx_coefficient == 0:
+        return None
+    if "pretraining" not in run.spec.data:
+        raise ContractError(
+            f"ptx_coefficient is {config.ptx_coefficient} and the spec names no pretraining data; "
+            "set it to 0 for PPO without the pretraining mix"
+        )
+    documents = load_records(run.directory, run.spec, "pretraining", TextRecord)
+    return packed_rows(encoder.documents(documents), config.ptx_tokens, encoder.pad)
+
+
+def train_ppo(run_dir: Path) -> None:
+    """Train models["init"] by PPO in a run directory of kind "ppo"."""
+    run = Run.open(run_dir)
+    config = run.configure(PPOConfig)
+    sources = {name: model_source(run.spec, name) for name in ("init", "reference", "reward")}
+    tokenizer = load_tokenizer(sources["init"])
+    for name in ("reference", "reward"):
+        check_same_tokenizer(sources[name], tokenizer)
+    encoder = Encoder(
+        tokenizer=tokenizer,
+        template=run.spec.prompt_template,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_completion_tokens=config.max_completion_tokens,
+    )
+    records = load_records(run_dir, run.spec, "prompts", PromptRecord)
+    prompts = encoder.prompts([r.prompt for r in records if r.split == "train"])
+    if not prompts:
+        raise ContractError("there is no prompt of split 'train'")
+    pretraining = load_pretraining(run, config, encoder)
+
+    policy = load_policy(sources["init"], tokenizer)
+    reference = load_policy(sources["reference"], tokenizer).requires_grad_(False)
+    reward_model = load_reward_model(sources["reward"], tokenizer).requires_grad_(False)
+    value_model = load_reward_model(sources["reward"], tokenizer)
+    for model in (policy, reward_model):
+        check_context(model, max(map(len, prompts)) + config.max_completion_tokens)
+    average = Average(policy, config.ema_decay)
+    beta = KLCoefficient(config.kl_coefficient)
+    policy_optimizer, value_optimizer = (
+        torch.optim.Adam(
+            model.parameters(),
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_eps,
+            fused=True,
+        )
+        for model in (policy, value_model)
+    )
+    iterations = config.episodes // config.batch_episodes
+    start, checkpoints, metrics = run.resume(
+        {
+            "policy": policy,
+            "value": value_model,
+            "average": average,
+            "policy_optimizer": policy_optimizer,
+            "value_optimizer": value_optimizer,
+            "kl_coefficient": beta,
+        },
+        total_steps=iterations,
+        seconds=config.checkpoint_seconds,
+    )
+    size = config.batch_episodes // config.minibatches
+    ptx_rows = max(1, round(config.ptx_examples_per_episode * size))
+    updates = config.minibatches * config.inner_epochs  # an iteration
+    ptx_drawn = updates * ptx_rows  # an iteration
+    history: list[dict[str, float]] = []
+
+    for iteration in range(start, iterations):
+        began = time.monotonic()
+        generator = run.seed(iteration)
+        warm = min(1.0, 0.1 + 0.9 * iteration / max(1, config.warmup_iterations))
+        set_learning_rate(policy_optimizer, config.policy_learning_rate * warm)
+        set_learning_rate(value_optimizer, config.value_learning_rate * warm)
+
+        # Episodes: one completion for each prompt of the batch.
+        at = iteration * config.batch_episodes
+        drawn = endless(len(prompts), run.spec.seed, at, config.batch_episodes)
+        rollout = sample(
+            policy,
+            [prompts[i] for i in drawn],
+            max_tokens=config.max_completion_tokens,
+            temperature=config.temperature,
+            eos=encoder.eos,
+            pad=encoder.pad,
+            generator=generator,
+        )
+        sampled_in = time.monotonic() - began
+        mask = rollout.mask  # (B, T)
+        everything = torch.arange(len(mask), device=device())
+
+        # Scores (B,), reference logprobs (B, T) and values (B, T).
+        score = torch.empty(len(mask), device=device())
+        reference_logprobs = torch.zeros_like(rollout.logprobs)
+        old_values = torch.zeros_like(rollout.logprobs)
+        with torch.no_grad():
+            for rows in rollout.parts(everything, config.pass_episodes):
+                part = rollout.select(rows)
+                width = part.mask.shape[1]
+                reference_logprobs[rows, :width] = completion_logprobs(
+                    reference, part, temperature=config.temperature, pad=encoder.pad
+                )
+                old_values[rows, :width] = completion_values(value_model, part) * part.mask
+                score[rows] = final_scores(reward_model, part)
+        score = torch.where(rollout.finished, score, config.missing_eos_score)
+
+        # Rewards and advantages, whitened over the whole batch.
+        kl = ppo_math.kl_per_token(rollout.logprobs, reference_logprobs, mask)
+        rewards = ppo_math.token_rewards(score, kl, mask, beta.value)
+        advantages, returns = ppo_math.gae(
+            rewards, old_values, mask, config.discount, config.gae_lambda
+        )
+        advantages = ppo_math.masked_whiten(advantages, mask)
+
+        # Updates. A minibatch's gradient is accumulated over its parts, then the pretraining's.
+        ptx_at = iteration * ptx_drawn
+        seen: dict[str, float] = defaultdict(float)  # sums over minibatches
+        first_ratio_error = 0.0
+        for update in range(updates):
+            if update % config.minibatches == 0:
+                order = torch.randperm(len(mask)).to(device())
+            minibatch = order[update % config.minibatches :: config.minibatches]
+            policy_optimizer.zero_grad()
+            value_optimizer.zero_grad()
+            for rows in rollout.parts(minibatch, config.pass_episodes):
+                part = rollout.select(rows)
+                width = part.mask.shape[1]
+                share = part.mask.sum() / mask[minibatch].sum()  # of the minibatch's tokens
+                logits = completion_logits(
+                    policy, part, temperature=config.temperature, pad=encoder.pad
+                )
+                logprobs = token_logprobs(logits, part.completions)
+                if update == 0:
+                    change = ((logprobs - part.logprobs) * part.mask).detach().abs().max()
+                    first_ratio_error = max(first_ratio_error, change.expm1().item())
+                policy_loss, clipped = ppo_math.policy_loss(
+                    logprobs, part.logprobs, advantages[rows, :width], part.mask, config.clip
+                )
+                (share * policy_loss).backward()
+                value_loss = ppo_math.value_loss(
+                    completion_values(value_model, part),
+                    old_values[rows, :width],
+                    returns[rows, :width],
+                    part.mask,
+                    config.value_clip,
+                )
+                (share * value_loss).backward()
+                seen["ppo/policy_loss"] += (share * policy_loss).item()
+                seen["ppo/value_loss"] += (share * value_loss).item()
+                seen["ppo/clip_fraction"] += (share * clipped).item()
+                entropy = ppo_math.entropy(logits.detach(), part.mask)
+                seen["ppo/entropy_nats_per_token"] += (share * entropy).item()
+            if first_ratio_error > RATIO_TOLERANCE:
+                raise TrainingError(
+                    f"iteration {iteration}: the first ratio is {first_ratio_error:.2g} away from "
+                    "1: sampling and update disagree"
+                )
+            if pretraining is not None:
+                picked = endless(len(pretraining), run.spec.seed, ptx_at, ptx_rows)
+                ptx_at += ptx_rows
+                ptx_loss = packed_loss(policy, pretraining.pick(picked, device()))
+                (config.ptx_coefficient * ptx_loss).backward()
+                seen[PPO_PTX_LOSS] += ptx_loss.item()
+            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.gradient_clip)
+            seen["ppo/gradient_norm"] += norm.item()
+            torch.nn.utils.clip_grad_norm_(value_model.parameters(), config.gradient_clip)
+            policy_optimizer.step()
+            value_optimizer.step()
+            average.update(policy)
+
+        episode_kl = kl.sum(1).mean().item()  # nats an episode
+        figures = {
+            PPO_SCORE: score.mean().item(),
+            PPO_REWARD: rewards.sum(1).mean().item(),
+            PPO_KL: episode_kl,
+            "objective/kl_coefficient": beta.value,
+            PPO_LENGTH: mask.sum(1).float().mean().item(),
+            "rollout/missing_eos_share": 1 - rollout.finished.float().mean().item(),
+            "ppo/first_ratio_error": first_ratio_error,
+            **{key: total / updates for key, total in seen.items()},
+            LEARNING_RATE: config.policy_learning_rate * warm,
+        }
+        explained = ppo_math.explained_variance(old_values, returns, mask)
+        if explained is not None:
+            figures["ppo/explained_variance"] = explained
+        if config.kl_controller == "adaptive":
+            beta.value = ppo_math.adapted_kl_coefficient(
+                beta.value,
+                episode_kl,
+                target=config.kl_target,
+                horizon=config.kl_horizon,
+                episodes=config.batch_episodes,
+            )
+        history.append(figures)
+        seconds = time.monotonic() - began
+        speed = {
+            "speed/episodes_per_second": config.batch_episodes / seconds,
+            "speed/rollout_share": sampled_in / seconds,
+        }
+        metrics.write(iteration + 1, figures | speed)
+        checkpoints.after(iteration + 1)
+
+    average.copy_to(policy)
+    save_model(run_dir / MODEL, policy, tokenizer)
+    recent = history[-5:]  # empty where the run was resumed after its last iteration
+    run.finish({key: sum(f[key] for f in recent) / len(recent) for key in RESULT_KEYS if recent})
+
+
+RESULT_KEYS = (PPO_SCORE, PPO_REWARD, PPO_KL, PPO_LENGTH)

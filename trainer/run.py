@@ -1,0 +1,99 @@
+"""What every kind does around its loop: read the spec, seed, log, resume, write the result."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from trainer.checkpoint import Checkpoints, Part
+from trainer.config import _Config
+from trainer.contract import MODEL, RESULT, RunResult, RunSpec, read_spec, write_json
+from trainer.metrics import Metrics
+
+C = TypeVar("C", bound=_Config)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory with its spec."""
+
+    directory: Path
+    spec: RunSpec
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def open(cls, directory: Path) -> Run:
+        """Read the spec and silence transformers, whose bars and hints would fill log.txt."""
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        return cls(directory, read_spec(directory))
+
+    def configure(self, kind: type[C]) -> C:
+        """The run's strict configuration; sets torch's threads."""
+        config = kind.build(self.spec.preset, self.spec.config)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        return config
+
+    def seed(self, step: int, purpose: int = 0) -> torch.Generator:
+        """Seed torch for one step, dropout included, and return a CPU or GPU generator of its own.
+
+        A resumed run draws the same numbers as one that was never stopped.
+        """
+        number = (self.spec.seed * 1_000_003 + step) * 16 + purpose
+        torch.manual_seed(number)
+        generator = torch.Generator("cuda" if torch.cuda.is_available() else "cpu")
+        return generator.manual_seed(number)
+
+    def resume(
+        self, parts: Mapping[str, Part], *, total_steps: int, seconds: float
+    ) -> tuple[int, Checkpoints, Metrics]:
+        """(the step to go on from, checkpoints, metrics)."""
+        checkpoints = Checkpoints(self.directory, parts, seconds=seconds)
+        step = checkpoints.resume()
+        metrics = Metrics(self.directory, total_steps=total_steps, resumed_step=step)
+        return step, checkpoints, metrics
+
+    def finish(self, metrics: dict[str, float], *, completions: str | None = None) -> None:
+        """Write result.json, the last file of a run."""
+        result = RunResult(
+            kind=self.spec.kind,
+            model=None if completions else MODEL,
+            completions=completions,
+            metrics=metrics,
+            versions=_versions(),
+            seconds=round(time.monotonic() - self.started, 3),
+        )
+        write_json(self.directory / RESULT, result.to_json())
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in ("plumbline", "torch", "transformers"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # plumbline run from its source tree
+            versions[package] = "unknown"
+    return versions
+
+
+def cosine_to_tenth(step: int, total: int, *, warmup: int = 0) -> float:
+    """Learning rate factor of step 0...total - 1: linear warm-up, then cosine from 1 to 0.1."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - 1 - warmup)
+    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate

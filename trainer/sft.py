@@ -1,0 +1,178 @@
+"""sft: supervised fine-tuning on demonstrations (section 3.5).
+
+The loss is on the completion's tokens and its end-of-text only. Cosine decay to 10 %, no warm-up,
+residual dropout 0.2. With pretraining_fraction f the loss is (1 - f) * SFT + f * pretraining, which
+is how the policy that PPO starts from keeps some of what the base model knew.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from trainer.config import SFTConfig
+from trainer.contract import (
+    LEARNING_RATE,
+    LOSS,
+    MODEL,
+    SFT_VALID_LOSS,
+    ContractError,
+    DemonstrationRecord,
+    TextRecord,
+)
+from trainer.data import (
+    Batch,
+    Encoder,
+    by_length,
+    endless,
+    epoch_batches,
+    load_records,
+    packed_rows,
+    pad_right,
+)
+from trainer.losses import next_token_loss
+from trainer.models import (
+    check_context,
+    device,
+    load_policy,
+    load_tokenizer,
+    logits_of,
+    model_source,
+    packed_loss,
+    save_model,
+)
+from trainer.run import Run, cosine_to_tenth, set_learning_rate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Example = tuple[list[int], list[int]]  # ids of prompt, of completion and end-of-text
+
+
+# Where GPT-2 and its kin, and where GPT-NeoX (Pythia) keep it.
+RESIDUAL_DROPOUTS = ("resid_dropout", "mlp.dropout", "post_attention_dropout", "post_mlp_dropout")
+
+
+def set_residual_dropout(model: PreTrainedModel, probability: float) -> bool:
+    """Dropout where a block adds to the residual stream; False where the architecture has none."""
+    places = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Dropout) and name.endswith(RESIDUAL_DROPOUTS)
+    ]
+    for dropout in places:
+        dropout.p = probability
+    return bool(places)
+
+
+def collate(examples: list[Example], pad: int) -> tuple[Batch, torch.Tensor]:
+    """Rows of prompt and completion, with the mask (B, T) of the tokens that bear loss."""
+    batch = pad_right([prompt + completion for prompt, completion in examples], pad)
+    loss_mask = batch.mask.clone()
+    for i, (prompt, _) in enumerate(examples):
+        loss_mask[i, : len(prompt)] = False
+    batch = Batch(batch.tokens.to(device()), batch.mask.to(device()))
+    return batch, loss_mask.to(device())
+
+
+@torch.no_grad()
+def validation_loss(model: PreTrainedModel, examples: list[Example], pad: int) -> float:
+    """Nats a token over all completion tokens."""
+    model.eval()
+    total = tokens = 0.0
+    for picked in by_length([len(p) + len(c) for p, c in examples], 32):
+        batch, loss_mask = collate([examples[i] for i in picked], pad)
+        count = float(loss_mask.sum())
+        total += count * next_token_loss(logits_of(model, batch), batch.tokens, loss_mask).item()
+        tokens += count
+    model.train()
+    return total / tokens
+
+
+def train_sft(run_dir: Path) -> None:
+    """Fine-tune models["init"] on the demonstrations of a run directory of kind "sft"."""
+    run = Run.open(run_dir)
+    config = run.configure(SFTConfig)
+    source = model_source(run.spec, "init")
+    records = load_records(run_dir, run.spec, "demonstrations", DemonstrationRecord)
+    tokenizer = load_tokenizer(source)
+    encoder = Encoder(
+        tokenizer=tokenizer,
+        template=run.spec.prompt_template,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_completion_tokens=config.max_completion_tokens,
+    )
+    prompts = encoder.prompts([r.prompt for r in records])
+    completions = encoder.completions([r.completion for r in records])
+    examples = list(zip(prompts, completions, strict=True))
+    train = [e for e, r in zip(examples, records, strict=True) if r.split == "train"]
+    valid = [e for e, r in zip(examples, records, strict=True) if r.split == "valid"]
+    if not train:
+        raise ContractError("there is no demonstration of split 'train'")
+    pretraining = None
+    if config.pretraining_fraction > 0:
+        documents = load_records(run_dir, run.spec, "pretraining", TextRecord)
+        pretraining = packed_rows(
+            encoder.documents(documents), config.pretraining_tokens, encoder.pad
+        )
+
+    model = load_policy(source, tokenizer)
+    check_context(model, max(len(p) + len(c) for p, c in examples))
+    if not set_residual_dropout(model, config.residual_dropout) and config.residual_dropout > 0:
+        print(f"{model.config.model_type} has no residual dropout: trained without", flush=True)
+    model.train()
+    optimizer = torch.optim.Adam(
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_eps,
+        fused=True,
+    )
+    lengths = [len(p) + len(c) for p, c in train]
+    steps_per_epoch = -(-len(train) // config.batch_size)
+    total = config.epochs * steps_per_epoch
+    start, checkpoints, metrics = run.resume(
+        {"model": model, "optimizer": optimizer},
+        total_steps=total,
+        seconds=config.checkpoint_seconds,
+    )
+    figures: dict[str, float] = {}
+
+    for step in range(start, total):
+        epoch, position = divmod(step, steps_per_epoch)
+        picked = epoch_batches(lengths, config.batch_size, run.spec.seed, epoch)[position]
+        run.seed(step)
+        rate = config.learning_rate * cosine_to_tenth(step, total)
+        set_learning_rate(optimizer, rate)
+        optimizer.zero_grad()
+        batch, loss_mask = collate([train[i] for i in picked], encoder.pad)
+        loss = next_token_loss(logits_of(model, batch), batch.tokens, loss_mask)
+        values = {LOSS: loss.item(), LEARNING_RATE: rate}
+        ((1 - config.pretraining_fraction) * loss).backward()
+        if pretraining is not None:
+            at, size = step * config.pretraining_rows, config.pretraining_rows
+            drawn = endless(len(pretraining), run.spec.seed, at, size)
+            loss = packed_loss(model, pretraining.pick(drawn, device()))
+            values["pretraining/loss_nats_per_token"] = loss.item()
+            (config.pretraining_fraction * loss).backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+        values["train/gradient_norm"] = norm.item()
+        optimizer.step()
+
+        done = step + 1
+        metrics.write(done, values)
+        if valid and done % steps_per_epoch == 0:
+            figures = {SFT_VALID_LOSS: validation_loss(model, valid, encoder.pad)}
+            metrics.write(done, figures, phase="valid")
+        checkpoints.after(done)
+
+    set_residual_dropout(model, 0.0)
+    save_model(run_dir / MODEL, model.eval(), tokenizer)
+    if valid:
+        figures = {SFT_VALID_LOSS: validation_loss(model, valid, encoder.pad)}
+    run.finish(
+        {**figures, "train/demonstrations": float(len(train)), "train/epochs": config.epochs}
+    )

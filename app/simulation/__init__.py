@@ -1,0 +1,1 @@
+"""Rehearsing a study: a demo family of prompts, and labelers that are simulated."""

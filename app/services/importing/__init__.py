@@ -1,0 +1,1 @@
+"""Reading files from outside: bounded in memory, every problem with its line."""

@@ -1,0 +1,123 @@
+"""One record's values, checked: text, names, numbers, flags. Each raises RowProblem."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from app.models import UseCase
+from app.services.importing.problems import RowProblem
+from app.services.importing.records import Names, json_kind
+
+MAX_DEPTH = 50
+MAX_NAME = 200  # names are in unique indexes, whose entries PostgreSQL bounds
+FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def value_of(values: Mapping[str, Any], names: Names) -> tuple[str, Any]:
+    """The first of the names that is there, with its value; None for an absent one."""
+    for name in names:
+        if name in values:
+            return name, values[name]
+    return names[0], None
+
+
+def text(values: Mapping[str, Any], names: Names, *, limit: int) -> str | None:
+    """Text as it stands, however empty; None if absent or null."""
+    name, value = value_of(values, names)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise RowProblem(f"{name} must be text, not {json_kind(value)}")
+    if len(value) > limit:
+        raise RowProblem(f"{name} has {len(value):,} characters; at most {limit:,} are taken")
+    return storable(name, value)
+
+
+def short_name(values: Mapping[str, Any], names: Names) -> str | None:
+    """A name or number as trimmed text; None if absent, null or blank."""
+    name, value = value_of(values, names)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise RowProblem(f"{name} must be text or a whole number, not {json_kind(value)}")
+    found = str(value).strip()
+    if len(found) > MAX_NAME:
+        raise RowProblem(f"{name} has {len(found):,} characters; at most {MAX_NAME} are taken")
+    return storable(name, found) or None
+
+
+def number(values: Mapping[str, Any], names: Names) -> float | None:
+    """A finite number; None if absent, null or blank."""
+    name, value = value_of(values, names)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise RowProblem(f"{name} must be a number, not {json_kind(value)}")
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        raise RowProblem(f"{name} must be a number, not {str(value)[:40]!r}") from None
+    if not math.isfinite(found):
+        raise RowProblem(f"{name} must be a finite number, not {str(value)[:40]}")
+    return found
+
+
+def flag(values: Mapping[str, Any], names: Names) -> bool | None:
+    """True or false, also as yes/no or 1/0; None if absent, null or blank."""
+    name, value = value_of(values, names)
+    if value is None or value == "" or isinstance(value, bool):
+        return None if value == "" else value
+    found = FLAGS.get(str(value).strip().lower())
+    if found is None:
+        raise RowProblem(f"{name} must be true or false, not {str(value)[:40]!r}")
+    return found
+
+
+def use_case(values: Mapping[str, Any], names: Names) -> UseCase | None:
+    """One of the ten use cases, in any spelling of its words; None if absent, null or blank."""
+    found = short_name(values, names)
+    if found is None:
+        return None
+    word = "_".join(found.lower().replace("-", " ").replace("_", " ").split())
+    if word not in set(UseCase):
+        raise RowProblem(f"{names[0]} {found[:40]!r} is none of {', '.join(UseCase)}")
+    return UseCase(word)
+
+
+def others(values: Mapping[str, Any], used: set[str]) -> dict[str, Any]:
+    """The columns that have no meaning here, kept as they came."""
+    found = {name: value for name, value in values.items() if name not in used and value != ""}
+    for name, value in found.items():
+        _check_json(name, value)
+    return found
+
+
+def _check_json(name: str, value: Any) -> None:
+    """Raises RowProblem for what a jsonb column does not take."""
+    parts = [(value, 0)]
+    while parts:
+        part, depth = parts.pop()
+        if depth > MAX_DEPTH:
+            raise RowProblem(f"{name} is nested more than {MAX_DEPTH} levels deep")
+        if isinstance(part, str):
+            storable(name, part)
+        elif isinstance(part, float) and not math.isfinite(part):
+            raise RowProblem(f"{name} holds a number that is too large")
+        elif isinstance(part, list):
+            parts += [(item, depth + 1) for item in part]
+        elif isinstance(part, dict):
+            parts += [(item, depth + 1) for pair in part.items() for item in pair]
+
+
+def storable(name: str, value: str) -> str:
+    """The text itself. Raises RowProblem for what PostgreSQL or UTF-8 cannot hold."""
+    if "\0" in value:
+        raise RowProblem(f"{name} holds a NUL character, which the database cannot keep")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        bad = f"\\u{ord(value[error.start]):04x}"
+        raise RowProblem(f"{name} holds half of a character ({bad} alone)") from None
+    return value

@@ -1,0 +1,69 @@
+"""A file of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy.orm import Session
+
+from app.config import get_settings
+from app.models import Study
+from app.services.importing import columns
+from app.services.importing.problems import RowProblem
+from app.services.importing.records import Names
+from app.services.prompts import OTHER_IDS, PromptIndex, PromptRow, add_prompts
+
+PROMPT: Final[Names] = ("prompt", "text", "instruction")
+PROMPT_ID: Final[Names] = ("prompt_id",)
+USER: Final[Names] = ("user", "source_user")  # not "source": data sets put their name there
+USE_CASE: Final[Names] = ("use_case",)
+CLOSED_DOMAIN: Final[Names] = ("closed_domain",)
+CONSTRAINT: Final[Names] = ("constraint",)
+# A file's column other_ids would pass for what add_prompts keeps under that name: it is left out.
+USED: Final = {*PROMPT_ID, *USER, *USE_CASE, *CLOSED_DOMAIN, *CONSTRAINT, OTHER_IDS}
+
+
+class PromptFile:
+    """Turns records into prompts. What it has no column for stays in the prompt's details."""
+
+    kind = "prompts"
+    required: Sequence[Names] = (PROMPT,)
+
+    def __init__(self, session: Session, study: Study) -> None:
+        self._session = session
+        self._study = study
+        self._index = PromptIndex(session, study)
+        self._limit = get_settings().max_prompt_characters
+        self._counts = {"stored": 0, "own_users": 0}
+        self._unused: dict[str, None] = {}
+
+    def parse(self, values: Mapping[str, Any]) -> PromptRow:
+        text = columns.text(values, PROMPT, limit=self._limit)
+        if text is None or not text.strip():
+            raise RowProblem("the prompt is empty")
+        row = PromptRow(
+            text=text,
+            user=columns.short_name(values, USER),
+            external_id=columns.short_name(values, PROMPT_ID),
+            use_case=columns.use_case(values, USE_CASE),
+            closed_domain=columns.flag(values, CLOSED_DOMAIN),
+            constraint_text=columns.text(values, CONSTRAINT, limit=self._limit) or None,
+            details=columns.others(values, {*USED, columns.value_of(values, PROMPT)[0]}),
+        )
+        if len(row.normalized) > self._limit:  # composing characters can also lengthen a text
+            raise RowProblem(f"prompt has more than {self._limit:,} characters in normal form")
+        self._unused.update(dict.fromkeys(row.details))
+        if reason := self._index.claim(row):
+            raise RowProblem(reason)
+        return row
+
+    def store(self, rows: Sequence[PromptRow], import_id: int) -> None:
+        added = add_prompts(
+            self._session, self._study, rows, import_id=import_id, index=self._index
+        )
+        self._counts["stored"] += added.stored
+        self._counts["own_users"] += added.own_users
+
+    def counts(self) -> dict[str, Any]:
+        return self._counts | {"unused_columns": list(self._unused)}

@@ -1,0 +1,84 @@
+"""All that a labeler's browser is told about an assignment: an allow-list, so that it stays blind.
+
+Pages are rendered from these values and from nothing else of the assignment: letters and texts, no
+id of a completion, no policy, no score, no author.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+
+from markdown_it import MarkdownIt
+from sqlalchemy.orm import Session
+
+from app.models import Assignment, LabelKind, Purpose, Study
+from app.services.assignments import lease_of
+from app.services.label_forms import PROMPT_QUESTIONS, rating_questions
+from app.services.studies import current_guidelines
+
+EXCERPT = 90
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A completion as the labeler sees it."""
+
+    letter: str
+    text: str
+
+    @property
+    def excerpt(self) -> str:
+        """The beginning, on one line."""
+        line = " ".join(self.text[: 4 * EXCERPT].split())
+        return line if len(line) <= EXCERPT else line[:EXCERPT].rstrip() + "…"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssignmentPage:
+    """What the page of an assignment shows. `fields` is the form as it was typed so far."""
+
+    public_id: str
+    kind: str
+    evaluation: bool
+    prompt: str
+    cards: Sequence[Card]
+    rated: bool
+    questions: Mapping[str, str]
+    prompt_questions: Mapping[str, str]
+    fields: Mapping[str, str]
+    saved_at: datetime | None
+    seconds_left: float | None
+
+
+def assignment_page(
+    session: Session, assignment: Assignment, fields: Mapping[str, str] | None = None
+) -> AssignmentPage:
+    """The page of an assignment from find_assignment, with its draft or the `fields` just sent."""
+    task = assignment.label_task
+    rated = task.kind is LabelKind.ranking and task.batch.rate_completions
+    return AssignmentPage(
+        public_id=assignment.public_id,
+        kind=task.kind.value,
+        evaluation=assignment.purpose is Purpose.evaluation,
+        prompt=task.prompt.text,
+        cards=[Card(letter=item.letter, text=item.completion.text) for item in assignment.items],
+        rated=rated,
+        questions=rating_questions(task.prompt) if rated else {},
+        prompt_questions=PROMPT_QUESTIONS if rated else {},
+        fields=fields if fields is not None else (assignment.draft or {}),
+        saved_at=assignment.draft_saved_at,
+        seconds_left=lease_of(session, assignment).seconds_left,
+    )
+
+
+def guidelines_html(session: Session, study: Study) -> str:
+    """The study's newest guidelines as HTML. HTML in the Markdown is shown, not obeyed."""
+    return _rendered(current_guidelines(session, study).markdown)
+
+
+@lru_cache(maxsize=64)  # the same text stands beside every assignment
+def _rendered(markdown: str) -> str:
+    return str(MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown))

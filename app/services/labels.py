@@ -1,0 +1,133 @@
+"""Labels: taking a submitted form, once, as a demonstration or a ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import exists, func, select
+from sqlalchemy.orm import Session
+
+from app.db import enqueue
+from app.errors import Conflict
+from app.models import (
+    Assignment,
+    AssignmentState,
+    Batch,
+    Demonstration,
+    LabelKind,
+    LabelTask,
+    LabelTaskState,
+    PromptRating,
+    Ranking,
+    RankingItem,
+    Rating,
+    Study,
+    User,
+)
+from app.services.assignments import letters, lock_assignment, take_slot_again
+from app.services.label_forms import (
+    RankingAnswers,
+    parse_active_seconds,
+    parse_demonstration,
+    parse_ranking,
+)
+from app.services.studies import current_guidelines
+
+
+class LeaseLost(Conflict):
+    """The time ran out, and others have given all the labels that the task wants."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Your time for this one ran out, and somebody else has done it in the meantime."
+        )
+
+
+def submit(session: Session, assignment: Assignment, user: User, fields: Mapping[str, str]) -> None:
+    """Store the label that was filled in. A second submit changes nothing.
+
+    `assignment` comes from find_assignment. Raises FormProblems, LeaseLost, and Conflict for an
+    assignment that was skipped; nothing is stored then.
+    """
+    task = lock_assignment(session, assignment)
+    if assignment.state is AssignmentState.submitted:
+        return
+    answers = _parse(assignment, fields)
+    if assignment.state is AssignmentState.skipped:
+        raise Conflict("You skipped this one.")
+    # A lease that is over but not taken back yet still holds its slot.
+    if assignment.state is AssignmentState.returned and not take_slot_again(task):
+        raise LeaseLost
+    study = session.get_one(Study, assignment.study_id)
+    about: dict[str, Any] = {
+        "assignment_id": assignment.id,
+        "study_id": assignment.study_id,
+        "user_id": user.id,
+        "pool": assignment.pool,
+        "purpose": assignment.purpose,
+        "simulated": user.simulated,
+        "prompt_id": task.prompt_id,
+        "guideline_version_id": current_guidelines(session, study).id,
+    }
+    if isinstance(answers, str):
+        session.add(Demonstration(text=answers, **about))
+    else:
+        _store_ranking(session, assignment, answers, about)
+    assignment.state = AssignmentState.submitted
+    assignment.submitted_at = func.now()
+    assignment.active_seconds = parse_active_seconds(fields)
+    assignment.draft = None
+    task.labels_done += 1
+    if task.state is LabelTaskState.open and task.labels_done >= task.labels_wanted:
+        task.state = LabelTaskState.complete
+    session.flush()
+    if task.state is LabelTaskState.complete:
+        _tell_round(session, task)
+
+
+def _parse(assignment: Assignment, fields: Mapping[str, str]) -> str | RankingAnswers:
+    task = assignment.label_task
+    if task.kind is LabelKind.demonstration:
+        return parse_demonstration(fields)
+    return parse_ranking(
+        fields, task.prompt, letters(assignment), rated=task.batch.rate_completions
+    )
+
+
+def _store_ranking(
+    session: Session, assignment: Assignment, answers: RankingAnswers, about: dict[str, Any]
+) -> None:
+    """A ranking with its items, and a rating or prompt rating only where something was answered."""
+    ranking = Ranking(**about)
+    completion_of = {item.letter: item.completion_id for item in assignment.items}
+    ranking.items = [
+        RankingItem(completion_id=completion_of[letter], tier=tier)
+        for letter, tier in answers.tiers.items()
+    ]
+    ranking.ratings = [
+        Rating(completion_id=completion_of[letter], overall=rating.overall, **rating.metadata)
+        for letter, rating in answers.ratings.items()
+        if rating.answered
+    ]
+    session.add(ranking)
+    session.flush()
+    if answers.prompt:
+        session.add(PromptRating(ranking_id=ranking.id, **answers.prompt))
+
+
+def _tell_round(session: Session, task: LabelTask) -> None:
+    """Wake the round when this label was the last that its batch waited for.
+
+    The batch's lock makes two last labelers go one after the other, so that the second sees both.
+    """
+    batch = session.scalars(
+        select(Batch).where(Batch.id == task.batch_id).with_for_update(key_share=True)
+    ).one()
+    if batch.round_id is None:
+        return
+    unfinished = exists().where(
+        LabelTask.batch_id == batch.id, LabelTask.state == LabelTaskState.open
+    )
+    if not session.scalar(select(unfinished)):
+        enqueue(session, "advance_round", batch.round_id)

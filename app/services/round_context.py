@@ -1,0 +1,171 @@
+"""A round with all that its stages look at, and the prompts they choose."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import Select, func, literal, select
+from sqlalchemy.orm import Session
+
+from app.errors import Invalid
+from app.models import (
+    Batch,
+    Checkpoint,
+    LabelKind,
+    LabelTask,
+    Policy,
+    PolicyKind,
+    Prompt,
+    Purpose,
+    Round,
+    Run,
+    RunKindName,
+    Snapshot,
+    Split,
+    Study,
+)
+from app.services import runs, snapshots
+from app.services.round_config import RoundConfig
+from app.simulation.corpus import starter_texts
+
+VALID_SHARE = 0.1  # of demonstrations and rankings: on those prompts the models are checked
+
+
+@dataclass
+class Context:
+    """A round with all that its stages look at."""
+
+    session: Session
+    study: Study
+    round: Round
+    config: RoundConfig
+    runs: dict[str, Run] = field(default_factory=dict)
+    batches: dict[str, Batch] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, session: Session, round_: Round) -> Context:
+        study = session.get_one(Study, round_.study_id)
+        context = cls(session, study, round_, RoundConfig(**round_.config))
+        found_runs = session.scalars(
+            select(Run)
+            .where(Run.round_id == round_.id)
+            .order_by(Run.id)
+            .execution_options(populate_existing=True)
+        )
+        context.runs = {run.stage: run for run in found_runs}
+        found = session.scalars(select(Batch).where(Batch.round_id == round_.id))
+        context.batches = {batch.stage: batch for batch in found if batch.stage is not None}
+        return context
+
+    def checkpoint(self, stage: str) -> Checkpoint:
+        """The checkpoint that a finished stage made or took over."""
+        taken = self.round.reused.get(stage)
+        if taken is not None:
+            return self.session.get_one(Checkpoint, taken["checkpoint"])
+        checkpoint = runs.checkpoint_of(self.session, self.runs[stage])
+        if checkpoint is None:
+            raise LookupError(f"stage {stage} of round {self.round.number} made no checkpoint")
+        return checkpoint
+
+    def policy(self, stage: str) -> Policy:
+        """The policy that answers with a stage's checkpoint; made at the first use."""
+        checkpoint = self.checkpoint(stage)
+        policy = self.session.scalar(select(Policy).where(Policy.checkpoint_id == checkpoint.id))
+        if policy is None:
+            policy = Policy(
+                study_id=self.study.id,
+                name=f"{checkpoint.label} #{checkpoint.id}",
+                label=checkpoint.label,
+                kind=PolicyKind.checkpoint,
+                checkpoint_id=checkpoint.id,
+            )
+            self.session.add(policy)
+            self.session.flush()
+        return policy
+
+    @cached_property
+    def pretraining(self) -> Snapshot | None:
+        """The text of the starter base model; None for a base model from elsewhere."""
+        if self.config.base_model is not None:
+            return None
+        return snapshots.freeze_texts(
+            self.session,
+            self.study,
+            starter_texts(self.round.seed, self.config.starter_texts),
+            origin=f"starter texts, seed {self.round.seed}",
+        )
+
+    def reuse(self, stage: str, **what: int) -> None:
+        self.round.reused = {**self.round.reused, stage: what}
+        self.session.flush()
+
+    def start_run(
+        self,
+        stage: str,
+        kind: RunKindName,
+        inputs: Mapping[str, Snapshot | Checkpoint],
+        requests: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
+        self.runs[stage] = runs.create_run(
+            self.session,
+            self.study,
+            kind=kind,
+            stage=stage,
+            seed=self.round.seed,
+            preset=self.config.preset,
+            config=self.config.overrides.get(kind.value, {}),
+            inputs=inputs,
+            requests=list(requests),
+            round_id=self.round.id,
+        )
+
+
+def _unlabeled_prompts(context: Context, kind: LabelKind, split: Split) -> Select[Any]:
+    """Prompts of a split without a training task of this kind, in an order fixed by the seed."""
+    taken = select(LabelTask.id).where(
+        LabelTask.prompt_id == Prompt.id,
+        LabelTask.kind == kind,
+        LabelTask.purpose == Purpose.training,
+    )
+    return (
+        select(Prompt.id)
+        .where(Prompt.study_id == context.study.id, Prompt.split == split, ~taken.exists())
+        .order_by(func.md5(func.concat(Prompt.id, literal(f":{context.round.seed}:{kind.value}"))))
+    )
+
+
+def choose_prompts(context: Context, kind: LabelKind, count: int) -> list[int]:
+    """`count` prompts to label: a tenth of them valid, the rest train.
+
+    Raises Invalid when the study has fewer.
+    """
+    valid = max(1, round(count * VALID_SHARE))
+    chosen: list[int] = []
+    for split, wanted in ((Split.valid, valid), (Split.train, count - valid)):
+        found = list(
+            context.session.scalars(_unlabeled_prompts(context, kind, split).limit(wanted))
+        )
+        if len(found) < wanted:
+            raise Invalid(
+                f"The round asks for {wanted} {split.value} prompts without a {kind.value}; "
+                f"the study has {len(found)}. Import more prompts, or ask for fewer."
+            )
+        chosen += found
+    random.Random(context.round.seed).shuffle(chosen)
+    return chosen
+
+
+def prompts_of_split(context: Context, split: Split, limit: int | None = None) -> list[int]:
+    order = func.md5(func.concat(Prompt.id, literal(f":{context.round.seed}:{split.value}")))
+    return list(
+        context.session.scalars(
+            select(Prompt.id)
+            .where(Prompt.study_id == context.study.id, Prompt.split == split)
+            .order_by(order)
+            .limit(limit)
+        )
+    )

@@ -1,0 +1,330 @@
+"""What a round does, stage by stage, and what each stage starts.
+
+A stage starts once all that it needs is done. It makes a run for a worker, or a batch for labelers,
+or takes over what an earlier round has made already; how far it is follows from those rows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import selectinload
+
+from app.errors import Invalid
+from app.models import (
+    Batch,
+    Checkpoint,
+    CheckpointKind,
+    Completion,
+    Evaluation,
+    EvaluationPolicy,
+    LabelKind,
+    LabelTask,
+    Policy,
+    Pool,
+    Purpose,
+    Run,
+    RunInput,
+    RunKindName,
+    RunState,
+    Snapshot,
+    Split,
+)
+from app.services import batches, runs, snapshots
+from app.services.round_context import Context, choose_prompts, prompts_of_split
+
+
+def _start_demonstrations(context: Context) -> None:
+    if context.config.demonstrations == 0:
+        context.reuse("demonstrations")
+        return
+    prompts = choose_prompts(context, LabelKind.demonstration, context.config.demonstrations)
+    context.batches["demonstrations"] = batches.create_demonstration_batch(
+        context.session,
+        context.study,
+        name=f"Round {context.round.number}: demonstrations",
+        prompts=prompts,
+        round_id=context.round.id,
+        stage="demonstrations",
+    )
+
+
+def _start_base(context: Context) -> None:
+    """The base model that is named, or the study's starter, or a new starter."""
+    session, study, name = context.session, context.study, context.config.base_model
+    known = (
+        select(Checkpoint)
+        .where(Checkpoint.study_id == study.id, Checkpoint.label == "base")
+        .order_by(Checkpoint.id.desc())
+        .limit(1)
+    )
+    if name is not None:
+        checkpoint = session.scalar(known.where(Checkpoint.uri == name))
+        if checkpoint is None:
+            checkpoint = Checkpoint(
+                study_id=study.id, kind=CheckpointKind.policy, label="base", uri=name
+            )
+            session.add(checkpoint)
+            session.flush()
+        context.reuse("base", checkpoint=checkpoint.id)
+        return
+    checkpoint = session.scalar(known.where(Checkpoint.run_id.is_not(None)))
+    if checkpoint is not None:
+        context.reuse("base", checkpoint=checkpoint.id)
+        return
+    assert context.pretraining is not None
+    context.start_run("base", RunKindName.base, {"pretraining": context.pretraining})
+
+
+def _start_sft(context: Context) -> None:
+    inputs: dict[str, Snapshot | Checkpoint] = {
+        "init": context.checkpoint("base"),
+        "demonstrations": snapshots.freeze_demonstrations(context.session, context.study),
+    }
+    done = _same_run(context, RunKindName.sft, inputs)
+    if done is not None:
+        context.reuse("sft", checkpoint=done.id)
+        return
+    context.start_run("sft", RunKindName.sft, inputs)
+
+
+def _same_run(
+    context: Context, kind: RunKindName, inputs: Mapping[str, Snapshot | Checkpoint]
+) -> Checkpoint | None:
+    """The checkpoint of an earlier run of the study with the same inputs and config, if any."""
+    wanted = {(part, isinstance(source, Snapshot), source.id) for part, source in inputs.items()}
+    candidates = context.session.scalars(
+        select(Run)
+        .where(
+            Run.study_id == context.study.id,
+            Run.kind == kind,
+            Run.state == RunState.succeeded,
+            Run.preset == context.config.preset,
+            Run.config == context.config.overrides.get(kind.value, {}),
+        )
+        .options(selectinload(Run.inputs))
+        .order_by(Run.id.desc())
+    )
+    for run in candidates:
+        found = {
+            (item.part, item.snapshot_id is not None, item.snapshot_id or item.checkpoint_id)
+            for item in run.inputs
+        }
+        if found == wanted:
+            return runs.checkpoint_of(context.session, run)
+    return None
+
+
+def _ranking_request(context: Context, policy: str, part: str) -> dict[str, Any]:
+    """More samples than are ranked: what a policy says twice, a ranking shows once."""
+    config = context.config
+    return {"policy": policy, "part": part, "n": config.completions_max + 2}
+
+
+def _start_sample_sft(context: Context) -> None:
+    waiting = _adoptable_batch(context)
+    if waiting is not None:
+        context.reuse("sample-sft", batch=waiting.id)
+        return
+    prompts = choose_prompts(context, LabelKind.ranking, context.config.ranking_prompts)
+    policy = context.policy("sft")
+    context.start_run(
+        "sample-sft",
+        RunKindName.sample,
+        {
+            policy.label: context.checkpoint("sft"),
+            "prompts": snapshots.freeze_prompts(
+                context.session, context.study, prompts, why="ranking"
+            ),
+        },
+        [_ranking_request(context, policy.label, "prompts")],
+    )
+
+
+def _adoptable_batch(context: Context) -> Batch | None:
+    """The ranking tasks that the last round made of its policy's samples, for this round."""
+    return context.session.scalar(
+        select(Batch)
+        .where(
+            Batch.study_id == context.study.id,
+            Batch.round_id.is_(None),
+            Batch.stage == "rankings",
+        )
+        .order_by(Batch.id)
+        .limit(1)
+    )
+
+
+def _start_rankings(context: Context) -> None:
+    taken = context.round.reused.get("sample-sft")
+    if taken is not None:
+        batch = context.session.get_one(Batch, taken["batch"])
+        batch.round_id = context.round.id
+        context.session.flush()
+    else:
+        batch = _ranking_batch(
+            context,
+            run=context.runs["sample-sft"],
+            policy=context.policy("sft"),
+            name=f"Round {context.round.number}: rankings of sft samples",
+            round_id=context.round.id,
+        )
+    context.batches["rankings"] = batch
+
+
+def _ranking_batch(
+    context: Context, *, run: Run, policy: Policy, name: str, round_id: int | None
+) -> Batch:
+    """A ranking task for each prompt with enough different samples, K drawn from the config."""
+    config = context.config
+    rows = context.session.execute(
+        select(Completion.prompt_id, Completion.id, Completion.text)
+        .where(Completion.run_id == run.id, Completion.policy_id == policy.id)
+        .order_by(Completion.prompt_id, Completion.sample_index)
+    )
+    found: dict[int, dict[str, int]] = {}
+    for prompt_id, completion_id, text in rows:
+        if text.strip():
+            found.setdefault(prompt_id, {}).setdefault(text, completion_id)
+    rng = random.Random(f"{context.round.seed}:{run.id}")
+    chosen: dict[int, list[int]] = {}
+    for prompt_id, distinct in found.items():
+        k = rng.randint(config.completions_min, config.completions_max)
+        if len(distinct) >= config.completions_min:
+            chosen[prompt_id] = list(distinct.values())[:k]
+    if not chosen:
+        raise Invalid(
+            f"{policy.name} gave no prompt {config.completions_min} different completions: "
+            "there is nothing to rank."
+        )
+    batch = batches.create_ranking_batch(
+        context.session,
+        context.study,
+        name=name,
+        completions=chosen,
+        round_id=round_id,
+        stage="rankings",
+    )
+    twice = rng.sample(sorted(chosen), round(len(chosen) * config.ranking_overlap))
+    context.session.execute(
+        update(LabelTask)
+        .where(LabelTask.batch_id == batch.id, LabelTask.prompt_id.in_(twice))
+        .values(labels_wanted=2)
+    )
+    return batch
+
+
+def _start_reward(context: Context) -> None:
+    context.start_run(
+        "reward",
+        RunKindName.reward,
+        {
+            "init": context.checkpoint("sft"),
+            "rankings": snapshots.freeze_rankings(context.session, context.study),
+            "demonstrations": snapshots.freeze_demonstrations(context.session, context.study),
+        },
+    )
+
+
+def _start_ppo(context: Context) -> None:
+    prompts = prompts_of_split(context, Split.train)
+    inputs: dict[str, Snapshot | Checkpoint] = {
+        "init": context.checkpoint("sft"),
+        "reference": context.checkpoint("sft"),
+        "reward": context.checkpoint("reward"),
+        "prompts": snapshots.freeze_prompts(context.session, context.study, prompts, why="ppo"),
+    }
+    if context.pretraining is not None:
+        inputs["pretraining"] = context.pretraining
+    context.start_run("ppo", RunKindName.ppo, inputs)
+
+
+def _start_sample_ppo(context: Context) -> None:
+    """The policies' answers to held-out prompts, and the new policy's samples to rank next."""
+    judged = prompts_of_split(context, Split.test, context.config.evaluation_prompts)
+    inputs: dict[str, Snapshot | Checkpoint] = {
+        "reward": context.checkpoint("reward"),
+        "evaluation": snapshots.freeze_prompts(
+            context.session, context.study, judged, why="evaluation"
+        ),
+    }
+    requests: list[dict[str, Any]] = []
+    for stage in ("base", "sft", "ppo"):
+        label = context.policy(stage).label
+        inputs[label] = context.checkpoint(stage)
+        requests.append({"policy": label, "part": "evaluation", "n": 1})
+    if context.config.next_ranking_prompts:
+        following = choose_prompts(context, LabelKind.ranking, context.config.next_ranking_prompts)
+        inputs["next"] = snapshots.freeze_prompts(
+            context.session, context.study, following, why="ranking in the next round"
+        )
+        requests.append(_ranking_request(context, context.policy("ppo").label, "next"))
+    context.start_run("sample-ppo", RunKindName.sample, inputs, requests)
+
+
+def _start_evaluation(context: Context) -> None:
+    session, study = context.session, context.study
+    run = context.runs["sample-ppo"]
+    judged = session.scalar(
+        select(RunInput.snapshot_id).where(RunInput.run_id == run.id, RunInput.part == "next")
+    )
+    if judged is not None:
+        _ranking_batch(
+            context,
+            run=run,
+            policy=context.policy("ppo"),
+            name=f"Round {context.round.number + 1}: rankings of ppo samples",
+            round_id=None,
+        )
+    policies = [context.policy(stage) for stage in ("base", "sft", "ppo")]
+    batch = batches.ranking_batch_from_policies(
+        session,
+        study,
+        policies,
+        name=f"Round {context.round.number}: blind evaluation",
+        k_min=len(policies),
+        k_max=len(policies),
+        splits=[Split.test],
+        labels_wanted=context.config.evaluation_labels,
+        purpose=Purpose.evaluation,
+        pool=Pool.heldout,
+        round_id=context.round.id,
+        stage="evaluation",
+    )
+    context.batches["evaluation"] = batch
+    evaluation = Evaluation(study_id=study.id, round_id=context.round.id, batch_id=batch.id)
+    session.add(evaluation)
+    session.flush()
+    session.add_all(
+        EvaluationPolicy(evaluation_id=evaluation.id, study_id=study.id, policy_id=policy.id)
+        for policy in policies
+    )
+    session.flush()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a round. `labels` says who does it: labelers, or else a run."""
+
+    name: str
+    title: str
+    needs: tuple[str, ...]
+    labels: bool
+    start: Callable[[Context], None]
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("demonstrations", "Demonstrations", (), True, _start_demonstrations),
+    Stage("base", "Base model", (), False, _start_base),
+    Stage("sft", "SFT", ("demonstrations", "base"), False, _start_sft),
+    Stage("sample-sft", "SFT samples", ("sft",), False, _start_sample_sft),
+    Stage("rankings", "Rankings", ("sample-sft",), True, _start_rankings),
+    Stage("reward", "Reward model", ("rankings",), False, _start_reward),
+    Stage("ppo", "PPO-ptx", ("reward",), False, _start_ppo),
+    Stage("sample-ppo", "PPO samples", ("ppo",), False, _start_sample_ppo),
+    Stage("evaluation", "Blind evaluation", ("sample-ppo",), True, _start_evaluation),
+)

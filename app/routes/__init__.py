@@ -1,0 +1,29 @@
+"""Thin endpoints: parse, call one service, render."""
+
+from fastapi import APIRouter
+
+from app.routes import (
+    auth,
+    batches,
+    health,
+    imports,
+    label,
+    members,
+    prompts,
+    rounds,
+    runs,
+    studies,
+)
+
+routers: list[APIRouter] = [
+    health.router,
+    auth.router,
+    label.router,
+    studies.router,  # before the routers whose addresses begin with a study's slug
+    prompts.router,
+    imports.router,
+    members.router,
+    batches.router,
+    rounds.router,
+    runs.router,
+]

@@ -1,0 +1,72 @@
+"""What endpoints ask for: the signed-in user, and the study with the right to it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy import select
+
+from app.db import DbSession
+from app.errors import Forbidden, NotFound, SignInRequired
+from app.models import Membership, Role, Study, User
+from app.services import people
+
+COOKIE = "plumbline_session"
+
+
+def current_user(request: Request, session: DbSession) -> User:
+    """The signed-in user. Raises SignInRequired, which leads to the sign-in page and back."""
+    token = request.cookies.get(COOKIE)
+    user = people.user_of_token(session, token) if token else None
+    if user is None:
+        raise SignInRequired("Please sign in.")
+    request.state.user = user
+    return user
+
+
+CurrentUser = Annotated[User, Depends(current_user)]
+
+
+def find_study(session: DbSession, slug: str) -> Study:
+    study = session.scalar(select(Study).where(Study.slug == slug))
+    if study is None:
+        raise NotFound("There is no such study.")
+    return study
+
+
+def researcher_study(slug: str, user: CurrentUser, session: DbSession) -> Study:
+    """The study in the address, for its researchers and for administrators."""
+    study = find_study(session, slug)
+    membership = session.get(Membership, (study.id, user.id))
+    if not user.administrator and (membership is None or membership.role is not Role.researcher):
+        # To others the study does not exist: its name alone may tell too much.
+        raise NotFound("There is no such study.")
+    return study
+
+
+ResearcherStudy = Annotated[Study, Depends(researcher_study)]
+
+
+def labeler_membership(slug: str, user: CurrentUser, session: DbSession) -> Membership:
+    """The user's membership as a labeler of the study in the address."""
+    study = find_study(session, slug)
+    membership = session.get(Membership, (study.id, user.id))
+    if membership is None:
+        raise NotFound("There is no such study.")
+    if membership.pool is None:
+        raise Forbidden("This page is for labelers of the study.")
+    membership.study = study
+    return membership
+
+
+LabelerMembership = Annotated[Membership, Depends(labeler_membership)]
+
+
+def administrator(user: CurrentUser) -> User:
+    if not user.administrator:
+        raise Forbidden("This page is for administrators.")
+    return user
+
+
+Administrator = Annotated[User, Depends(administrator)]

@@ -1,0 +1,61 @@
+"""A study's prompts, and each with all that is known about it. For researchers: not blind."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import Response
+
+from app.db import DbSession
+from app.models import Split, UseCase
+from app.render import page
+from app.routes.deps import ResearcherStudy
+from app.services.prompt_search import PromptFilter, find_prompts, prompt_view
+
+router = APIRouter(prefix="/studies/{slug}/prompts")
+
+
+@router.get("")
+def list_prompts(
+    request: Request,
+    session: DbSession,
+    study: ResearcherStudy,
+    q: str = "",
+    split: str = "",
+    use_case: str = "",
+    number: Annotated[int, Query(alias="page", ge=1, le=1_000_000)] = 1,
+) -> Response:
+    """Search, filter and page; a filter that is no split or use case is none."""
+    wanted = PromptFilter(
+        words=q,
+        split=Split(split) if split in set(Split) else None,
+        use_case=UseCase(use_case) if use_case in set(UseCase) else None,
+    )
+    values = {"q": q, "split": wanted.split or "", "use_case": wanted.use_case or ""}
+    context = {
+        "study": study,
+        "values": values,
+        "filtered": any(values.values()),
+        "query": urlencode({name: value for name, value in values.items() if value}),
+        "shown": find_prompts(session, study, wanted, page=number),
+        "splits": [("", "All splits"), *((split.value, split.value) for split in Split)],
+        "use_cases": [("", "All use cases"), *((case.value, words(case)) for case in UseCase)],
+    }
+    return page(request, "data/prompts.html", context, fragment="results")
+
+
+def words(case: UseCase) -> str:
+    return case.value.replace("_", " ").replace("qa", "QA")
+
+
+@router.get("/{prompt_id}")
+def show_prompt(
+    request: Request,
+    session: DbSession,
+    study: ResearcherStudy,
+    prompt_id: Annotated[int, Path(ge=1, lt=2**63)],
+) -> Response:
+    context = {"study": study, "view": prompt_view(session, study, prompt_id)}
+    return page(request, "data/prompt.html", context)

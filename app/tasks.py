@@ -1,0 +1,40 @@
+"""Thin tasks: ids in, delegate. The sweep sends again what is due, so that no message matters."""
+
+from __future__ import annotations
+
+import structlog
+
+from app import execution
+from app.db import enqueue, task_session
+from app.services import assignments, rounds, runs
+from app.worker import celery, stopping
+
+log = structlog.get_logger()
+
+
+@celery.task(name="app.tasks.execute_run")  # type: ignore[untyped-decorator]
+def execute_run(run_id: int) -> None:
+    """Carry out run N if it is due."""
+    execution.execute(run_id, stopping)
+
+
+@celery.task(name="app.tasks.advance_round")  # type: ignore[untyped-decorator]
+def advance_round(round_id: int) -> None:
+    """Start what can start in round N."""
+    with task_session() as session:
+        rounds.advance(session, round_id)
+
+
+@celery.task(name="app.tasks.sweep")  # type: ignore[untyped-decorator]
+def sweep() -> None:
+    """Return leases that ran out, and look again at every run and round that is due."""
+    with task_session() as session:
+        assignments.return_expired(session)
+        runs.end_silent_cancelled(session)
+        for run_id in runs.due(session):
+            enqueue(session, "execute_run", run_id)
+    with task_session() as session:
+        active = rounds.active_rounds(session)
+    for round_id in active:
+        with task_session() as session:
+            rounds.advance(session, round_id)

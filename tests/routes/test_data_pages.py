@@ -1,0 +1,399 @@
+"""The researchers' pages of studies, prompts, imports, people and label batches, over HTTP."""
+
+from __future__ import annotations
+
+import gzip
+import html
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.config import get_settings
+from app.db import get_session
+from app.main import create_app
+from app.models import (
+    Batch,
+    Import,
+    LabelKind,
+    Membership,
+    Pool,
+    Prompt,
+    Purpose,
+    Role,
+    Split,
+    Study,
+    UseCase,
+    User,
+)
+from app.services.batches import batch_progress
+from tests import factories as make
+
+HTMX = {"HX-Request": "true"}
+
+
+@pytest.fixture
+def client(session: Session) -> Iterator[TestClient]:
+    """The application on the test's own transaction, which ends a request as the real one does."""
+
+    def test_session() -> Iterator[Session]:
+        session.expire_all()
+        try:
+            yield session
+            session.commit()
+        except BaseException:
+            session.rollback()
+            raise
+
+    app = create_app()
+    app.dependency_overrides[get_session] = test_session
+    with TestClient(app) as client:
+        yield client
+
+
+def sign_in(client: TestClient, username: str, password: str = make.PASSWORD) -> None:
+    form = {"username": username, "password": password}
+    response = client.post("/login", data=form, follow_redirects=False)
+    assert response.status_code == 303, response.text
+
+
+@pytest.fixture
+def study(session: Session, client: TestClient) -> Study:
+    """A study whose researcher, rosa, is signed in."""
+    study = make.make_study(session, "A <study>")
+    make.make_researcher(session, study, "rosa")
+    sign_in(client, "rosa")
+    return study
+
+
+def text_of(page: str) -> str:
+    """What a reader sees, on one line."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+def jsonl(*rows: dict[str, object]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+PATHS = ["", "/prompts", "/import", "/people", "/batches", "/batches/new/ranking"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_pages_open_for_the_studys_researchers_only(
+    session: Session, client: TestClient, study: Study, path: str
+) -> None:
+    address = f"/studies/{study.slug}{path}"
+    page = client.get(address)
+    assert page.status_code == 200
+    assert "A &lt;study&gt;" in page.text
+    assert "<study>" not in page.text
+    assert page.text.count('aria-current="page"') == 1
+
+    make.make_labeler(session, study, "lena")
+    make.make_researcher(session, make.make_study(session, "Another"), "otto")
+    for username in ("lena", "otto"):
+        sign_in(client, username)
+        assert client.get(address).status_code == 404
+        if path in {"/import", "/people", "/batches/new/ranking"}:
+            assert client.post(address, data={}).status_code == 404
+    client.post("/logout")
+    assert client.get(address, follow_redirects=False).headers["location"].startswith("/login")
+
+
+@pytest.mark.usefixtures("study")
+def test_studies_are_listed_and_made(session: Session, client: TestClient) -> None:
+    make.make_study(session, "Hidden")
+    page = text_of(client.get("/studies").text)
+    assert "A <study>" in page
+    assert "Hidden" not in page
+    form = {"name": "Second", "description": "Why", "rehearsal": "yes"}
+    made = client.post("/studies", data=form, follow_redirects=False)
+    assert (made.status_code, made.headers["location"]) == (303, "/studies/second")
+    second = session.scalars(select(Study).where(Study.slug == "second")).one()
+    assert (second.rehearsal, second.description) == (True, "Why")
+    assert client.get("/studies/second").status_code == 200
+    bad = client.post("/studies", data=form | {"name": " "})
+    assert bad.status_code == 422
+    assert "A study's name has 1 to 120 characters" in text_of(bad.text)
+    assert ">\nWhy</textarea>" in bad.text
+    assert re.search(r'name="rehearsal" value="yes" checked', bad.text)
+
+
+def test_labelers_make_no_studies(session: Session, client: TestClient, study: Study) -> None:
+    make.make_labeler(session, study, "lena")
+    sign_in(client, "lena")
+    assert client.get("/studies/new").status_code == 403
+    assert client.post("/studies", data={"name": "Mine"}).status_code == 403
+    assert "You lead no study" in text_of(client.get("/studies").text)
+
+
+def test_prompts_are_searched_filtered_and_paged(
+    session: Session, client: TestClient, study: Study
+) -> None:
+    for number in range(55):
+        make.make_prompt(session, study, f"Say {number} & <stop>")
+    poem = make.make_prompt(session, study, "A 100% poem", split=Split.test, external_id="p-1")
+    poem.use_case = UseCase.generation
+    session.flush()
+    here = f"/studies/{study.slug}/prompts"
+
+    first = client.get(here)
+    assert "1–50 of 56 prompts" in text_of(first.text)
+    assert "Say 0 &amp; &lt;stop&gt;" in first.text
+    assert "51–56 of 56 prompts" in text_of(client.get(f"{here}?page=2").text)
+    assert "51–56 of 56 prompts" in text_of(client.get(f"{here}?page=99").text)
+
+    def found(query: str) -> str:
+        return text_of(client.get(f"{here}?{query}", headers=HTMX).text)
+
+    for query in ("q=100%25", "q=poem", "q=p-1", "split=test", "use_case=generation"):
+        assert "1–1 of 1 prompt " in found(query), query
+        assert "A 100% poem p-1 test generation" in found(query), query
+    assert "No prompt fits" in found("q=100_")  # neither % nor _ is a wildcard
+    assert "No prompt fits" in found("q=poem&split=train")
+    assert "of 56 prompts" in found("split=nonsense")
+    page = client.get(f"{here}?q=Say&split=train").text
+    assert 'href="/studies/a-study/prompts?page=2&amp;q=Say&amp;split=train"' in page
+    assert 'name="q" type="search" value="Say"' in page
+
+
+def test_a_prompt_shows_its_completions_with_policy_and_score(
+    session: Session, client: TestClient, study: Study
+) -> None:
+    prompt = make.make_prompt(session, study, "Say <b>.\n  Twice.", external_id="p-1")
+    low, high, empty = make.make_completions(session, prompt, ["<i>Low</i>", "High", ""])
+    low.external_score, high.external_score = 0.25, 0.75
+    make.make_demonstration_batch(session, study, [prompt])
+    labeler = make.make_labeler(session, study, "lena")
+    make.give_label(session, labeler, {"text": "B. B."})
+    assert empty.external_score is None
+    page = client.get(f"/studies/{study.slug}/prompts/{prompt.id}")
+    assert "Say &lt;b&gt;.\n  Twice." in page.text
+    assert "&lt;i&gt;Low&lt;/i&gt;" in page.text
+    seen = text_of(page.text)
+    assert seen.index("policy-1 imported score 0.75") < seen.index("policy-0 imported score 0.25")
+    assert "Empty: the system answered with nothing." in seen
+    assert "B. B." in seen
+    other = make.make_prompt(session, make.make_study(session, "Another"))
+    assert client.get(f"/studies/{study.slug}/prompts/{other.id}").status_code == 404
+    assert client.get(f"/studies/{study.slug}/prompts/{10**30}").status_code == 422
+
+
+def upload(client: TestClient, study: Study, kind: str, data: bytes, name: str = "f.jsonl"):
+    return client.post(
+        f"/studies/{study.slug}/import", data={"kind": kind}, files={"file": (name, data)}
+    )
+
+
+def test_a_file_is_imported_and_reported(
+    session: Session, client: TestClient, study: Study
+) -> None:
+    data = gzip.compress(jsonl({"prompt_id": 1, "prompt": "Say 1."}, {"prompt": "Say 2."}))
+    done = upload(client, study, "prompts", data, "prompts.jsonl.gz")
+    assert done.status_code == 200
+    assert "2 prompts read, 2 stored, 0 duplicates" in text_of(done.text)
+    again = upload(client, study, "prompts", data, "prompts.jsonl.gz")
+    assert "Nothing new: all of it was here already." in text_of(again.text)
+    completions = jsonl({"prompt_id": "1", "model": "m", "completion": "One.", "score": 0.5})
+    done = upload(client, study, "completions", completions)
+    assert "1 policies: m 1." in text_of(done.text)
+    records = session.scalars(select(Import).order_by(Import.id)).all()
+    assert [(r.kind, r.file_name) for r in records] == [
+        ("prompts", "prompts.jsonl.gz"),
+        ("completions", "f.jsonl"),
+    ]
+    rosa = session.scalars(select(User).where(User.username == "rosa")).one()
+    assert {r.created_by for r in records} == {rosa.id}
+    assert "prompts.jsonl.gz" in client.get(f"/studies/{study.slug}/import").text
+
+
+def test_a_bad_file_is_listed_and_the_choice_kept(
+    session: Session, client: TestClient, study: Study
+) -> None:
+    make.make_prompt(session, study, "Say 1.", external_id="1")
+    row: dict[str, object] = {"prompt_id": "1", "model": "m", "completion": "One."}
+    data = jsonl(row, *({**row, "prompt_id": f"<{n}>"} for n in range(30)))
+    page = upload(client, study, "completions", data, "../<x>.jsonl")
+    assert page.status_code == 422
+    seen = text_of(page.text)
+    assert "<x>.jsonl was not imported; nothing of it is stored." in seen
+    assert 'line 2: no prompt "<0>" in this study' in seen
+    assert "and 10 more" in seen
+    assert re.search(r'value="completions" checked', page.text)
+    assert session.scalars(select(Import)).all() == []
+
+
+def test_no_file_and_a_file_too_large(
+    session: Session, client: TestClient, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = client.post(f"/studies/{study.slug}/import", data={"kind": "prompts"})
+    assert page.status_code == 422
+    assert "choose a file first" in text_of(page.text)
+    monkeypatch.setenv("PLUMBLINE_MAX_UPLOAD_BYTES", "1000")
+    get_settings.cache_clear()
+    try:
+        page = upload(client, study, "prompts", b"a" * 20_000)
+        assert page.status_code == 413
+        assert "larger than 1,000 bytes" in text_of(page.text)
+        page = upload(client, study, "prompts", b"a" * 2_000)
+        assert page.status_code == 422
+        assert "at most 1,000 are taken" in text_of(page.text)
+    finally:
+        monkeypatch.undo()
+        get_settings.cache_clear()
+    assert session.scalars(select(Prompt)).all() == []
+
+
+def test_a_new_account_gets_a_password_that_is_shown_once(
+    session: Session, client: TestClient, study: Study
+) -> None:
+    here = f"/studies/{study.slug}/people"
+    form = {"username": "lena", "display_name": "Lena L.", "role": "heldout_labeler"}
+    page = client.post(here, data=form)
+    found = re.search(r'id="password">([^<]+)<', page.text)
+    assert found
+    lena = session.scalars(select(User).where(User.username == "lena")).one()
+    membership = session.get_one(Membership, (study.id, lena.id))
+    assert (membership.role, membership.pool) == (Role.heldout_labeler, Pool.heldout)
+    assert found[1] not in client.get(here).text
+    assert "Lena L. lena held-out labeler 0" in text_of(client.get(here).text)
+    sign_in(client, "lena", found[1])
+
+
+def test_an_existing_account_joins_and_keeps_its_password(
+    session: Session, client: TestClient, study: Study
+) -> None:
+    make.make_user(session, "Otto")
+    page = client.post(
+        f"/studies/{study.slug}/people", data={"username": " otto ", "role": "labeler"}
+    )
+    assert 'id="password"' not in page.text
+    assert "Otto is in the study, and signs in as before." in text_of(page.text)
+    sign_in(client, "otto")
+
+
+@pytest.mark.parametrize(
+    ("username", "role", "status", "reason"),
+    [
+        ("rosa", "labeler", 409, "rosa is already in A <study> as researcher."),
+        ("a b", "labeler", 422, "A user name is 1–64 letters"),
+        ("new", "administrator", 422, "'administrator' is no role"),
+        ("robot", "labeler", 422, "simulated labelers cannot join it"),
+    ],
+)
+def test_who_cannot_be_added(
+    session: Session,
+    client: TestClient,
+    study: Study,
+    username: str,
+    role: str,
+    status: int,
+    reason: str,
+) -> None:
+    make.make_user(session, "robot", simulated=True)
+    session.commit()
+    form = {"username": username, "display_name": "Kept", "role": role}
+    page = client.post(f"/studies/{study.slug}/people", data=form)
+    assert page.status_code == status
+    assert reason in text_of(page.text)
+    assert 'value="Kept"' in page.text
+    assert session.scalars(select(User).where(User.username == "new")).all() == []
+
+
+def test_a_demonstration_batch_by_hand(session: Session, client: TestClient, study: Study) -> None:
+    for _ in range(5):
+        make.make_prompt(session, study)
+    here = f"/studies/{study.slug}/batches"
+    form = {"name": "First", "count": "3", "labels": "2", "audience": "training"}
+    made = client.post(f"{here}/new/demonstration", data=form, follow_redirects=False)
+    assert (made.status_code, made.headers["location"]) == (303, here)
+    batch = session.scalars(select(Batch)).one()
+    assert (batch.kind, batch.purpose, batch.pool) == (
+        LabelKind.demonstration,
+        Purpose.training,
+        Pool.training,
+    )
+    assert batch_progress(session, batch).labels_wanted == 6
+    assert "First demonstrations for training 3 prompts 0 / 6" in text_of(client.get(here).text)
+    page = client.post(f"{here}/new/demonstration", data=form)
+    assert page.status_code == 422
+    assert "2 prompts of the chosen splits have no demonstration task yet" in text_of(page.text)
+    assert session.scalars(select(Batch)).all() == [batch]
+
+
+def test_a_ranking_batch_by_hand(session: Session, client: TestClient, study: Study) -> None:
+    here = f"/studies/{study.slug}/batches"
+    assert "Nothing to rank yet" in client.get(f"{here}/new/ranking").text
+    for _ in range(3):
+        make.make_completions(session, make.make_prompt(session, study, split=Split.test), 4)
+    page = client.get(f"{here}/new/ranking").text
+    policies = re.findall(r'name="policies" value="(\d+)"', page)
+    assert len(policies) == 4
+    form = {
+        "name": "Blind",
+        "policies": policies,
+        "k_min": "4",
+        "k_max": "4",
+        "count": "",
+        "labels": "1",
+        "audience": "heldout",
+    }
+    made = client.post(f"{here}/new/ranking", data=form, follow_redirects=False)
+    assert made.status_code == 303, text_of(made.text)
+    batch = session.scalars(select(Batch)).one()
+    assert (batch.purpose, batch.pool, batch.rate_completions) == (
+        Purpose.evaluation,
+        Pool.heldout,
+        False,
+    )
+    assert batch_progress(session, batch).tasks == 3
+    assert "held-out pool" in client.get(here).text
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"k_min": "x"}, "Fewest completions: a whole number from 2 to 9."),
+        ({"k_max": "10"}, "Most completions: a whole number from 2 to 9."),
+        ({"k_min": "5", "k_max": "4"}, "the smallest first"),
+        ({"count": "-1"}, "Prompts: a whole number"),
+        ({"count": "²"}, "Prompts: a whole number"),
+        ({"labels": "1000"}, "Labels a prompt: a whole number from 1 to 100."),
+        ({"audience": "everybody"}, "Choose who labels"),
+        ({"policies": []}, "Choose at least 4 policies"),
+        ({"name": " "}, "A batch needs a name."),
+        ({"splits": ["valid"]}, "0 prompts of the chosen splits"),
+    ],
+)
+def test_a_batch_that_cannot_be_comes_back_as_typed(
+    session: Session,
+    client: TestClient,
+    study: Study,
+    change: dict[str, str | list[str]],
+    reason: str,
+) -> None:
+    completions = make.make_completions(session, make.make_prompt(session, study), 4)
+    session.commit()
+    form: dict[str, str | list[str]] = {
+        "name": "Typed",
+        "policies": [str(c.policy_id) for c in completions],
+        "k_min": "4",
+        "k_max": "9",
+        "count": "1",
+        "labels": "1",
+        "audience": "training",
+        "rate": "yes",
+    }
+    page = client.post(f"/studies/{study.slug}/batches/new/ranking", data=form | change)
+    assert page.status_code == 422
+    assert reason in text_of(page.text)
+    checked = re.findall(r'name="policies" value="(\d+)" checked', page.text)
+    assert checked == (form | change)["policies"]
+    for name in ("k_min", "k_max", "count", "labels"):
+        typed = (form | change)[name]
+        assert re.search(rf'name="{name}" type="number" value="{typed}"', page.text), name
+    assert session.scalars(select(Batch)).all() == []

@@ -1,0 +1,98 @@
+"""A study from the terminal, on a database of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+from typer.testing import CliRunner
+
+from app.cli import app
+from app.models import Membership, Pool, Prompt, Ranking, Study, User
+from app.services import people
+from tests.conftest import clear_settings
+
+
+@pytest.fixture
+def run(fresh_database: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.setenv("PLUMBLINE_DATABASE_URL", fresh_database)
+    clear_settings()
+    runner = CliRunner()
+    return lambda *words, **options: runner.invoke(app, [str(word) for word in words], **options)
+
+
+def test_a_study_from_nothing_to_rankings(
+    run: Callable[..., Result], fresh_engine: Engine, tmp_path: Path
+) -> None:
+    prompts, completions = tmp_path / "p.jsonl", tmp_path / "c.csv"
+    prompts.write_text(
+        "".join(json.dumps({"prompt_id": n, "prompt": f"{n}?"}) + "\n" for n in "12")
+    )
+    rows = [f"{prompt},m{model},answer {model},0.{model}" for prompt in "12" for model in "345"]
+    completions.write_text("\n".join(["prompt_id,model,completion,score", *rows]))
+
+    made = run("user", "create", "rosa", "--name", "Rosa")
+    assert made.exit_code == 0, made.output
+    password = made.output.split("Password: ")[1].strip()
+    run("user", "create", "lena", "--password-stdin", input="a good one\n")
+    made = run("study", "create", "A study", "--rehearsal", "--researcher", "rosa")
+    assert "/studies/a-study" in made.output
+    run("member", "add", "lena", "--study", "a-study", "--role", "heldout_labeler")
+    assert (
+        "2 prompts read, 2 stored" in run("import", "prompts", prompts, "--study", "a-study").output
+    )
+    done = run("import", "completions", completions, "--study", "a-study")
+    assert "6 completions read, 6 stored" in done.output
+    assert (
+        "2 rankings (2 of K = 3), 0 of them with ties"
+        in run("rank-by-score", "--study", "a-study").output
+    )
+    assert "Nothing new" in run("rank-by-score", "--study", "a-study").output
+
+    with Session(fresh_engine) as session:
+        study = session.scalars(select(Study)).one()
+        assert study.rehearsal
+        assert session.scalar(select(func.count()).select_from(Ranking)) == 2
+        lena = people.authenticate(session, "lena", "a good one")
+        assert session.get_one(Membership, (study.id, lena.id)).pool is Pool.heldout
+        people.authenticate(session, "rosa", password)
+
+
+def test_refusals_are_plain_words_and_status_1(
+    run: Callable[..., Result], fresh_engine: Engine, tmp_path: Path
+) -> None:
+    run("study", "create", "A study")
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "Say 1."}\n{"prompt": \n')
+    study = ("--study", "a-study")
+    cases = {
+        "line 2: broken JSON": run("import", "prompts", bad, *study),
+        "There is no study b.": run("import", "prompts", bad, "--study", "b"),
+        "cannot be read: No such file": run("import", "prompts", tmp_path / "none", *study),
+        "A study is not a rehearsal": run("rank-by-score", *study),
+        "There is no account x.": run("member", "add", "x", *study),
+        "A password has at least": run("user", "create", "x", "--password-stdin", input="1\n"),
+        "The address a-study is taken.": run("study", "create", "B", "--slug", "a-study"),
+    }
+    for words, result in cases.items():
+        assert result.exit_code == 1, words
+        assert words in result.stderr
+        assert "Traceback" not in result.output
+    with Session(fresh_engine) as session:
+        assert session.scalars(select(User)).all() == []
+        assert session.scalars(select(Prompt)).all() == []
+
+
+def test_a_database_that_is_not_there(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLUMBLINE_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    clear_settings()
+    result = run("study", "create", "A study")
+    assert result.exit_code == 1
+    assert "The database cannot be reached" in result.stderr

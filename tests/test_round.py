@@ -1,0 +1,233 @@
+"""A small round, played whole: live server, workers, trainer, simulated labelers over HTTP.
+
+And what must hold afterwards: lineage both ways, blind pools, and a second round that goes on from
+the first one's samples.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from rich.console import Console
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app import demo
+from app.db import make_engine
+from app.models import (
+    Assignment,
+    AssignmentItem,
+    Batch,
+    Checkpoint,
+    Completion,
+    LabelTask,
+    Pool,
+    Ranking,
+    Run,
+    RunInput,
+    RunMetric,
+    RunState,
+    Snapshot,
+    SnapshotRanking,
+    Study,
+    User,
+)
+from app.services import batches
+from app.supervisor import Supervisor
+
+SMALL: dict[str, Any] = {
+    "demonstrations": 20,
+    "ranking_prompts": 20,
+    "ranking_overlap": 0.5,
+    "evaluation_prompts": 8,
+    "evaluation_labels": 2,
+    "next_ranking_prompts": 20,
+    "overrides": json.dumps(
+        {
+            "base": {"steps": 25},
+            "sft": {"epochs": 1},
+            "ppo": {"episodes": 64, "batch_episodes": 32},
+        }
+    ),
+}
+
+
+def _silent() -> Console:
+    return Console(file=io.StringIO())
+
+
+@pytest.mark.train
+def test_a_round_is_played_through_the_real_parts(live_server: Supervisor) -> None:
+    url = live_server.services.urls.database_url
+    found = demo.set_up(live_server.settings, url, seed=3)
+    status = demo.play(live_server.url, found, 3, _silent(), SMALL)
+
+    assert status["state"] == "finished"
+    assert {stage["state"] for stage in status["stages"]} == {"done"}
+    report = status["report"]
+    pairs = {(row["policy"], row["baseline"]) for row in report["win_rates"]}
+    assert {("ppo-ptx", "sft"), ("sft", "base"), ("ppo-ptx", "base")} <= pairs
+    for row in report["win_rates"]:
+        assert row["judgements"] == 16
+        assert 0 <= row["low"] <= row["win_rate"] <= row["high"] <= 1
+    assert report["mean_scores"].keys() == {"base", "sft", "ppo-ptx"}
+    assert report["labels"]["demonstrations"] == 20
+    assert report["rm_accuracy"]["comparisons"] > 0
+
+    _every_page_of_it_renders(live_server.url, found)
+    engine = make_engine(url)
+    with Session(engine) as session:
+        _lineage_reaches_from_checkpoint_to_label_and_back(session)
+        _held_out_labels_stay_out_of_snapshots(session)
+        _orders_were_shuffled_and_kept(session)
+        _samples_of_the_new_policy_wait_to_be_ranked(session)
+
+    second = demo.Researcher(live_server.url, found)
+    try:
+        number = second.start_round(4, **{**SMALL, "demonstrations": 0})
+        assert number == 2
+        states = {stage["name"]: stage["state"] for stage in second.status(2)["stages"]}
+    finally:
+        second.close()
+    # Nothing new to imitate: base and SFT are taken over, and the waiting samples are ranked next.
+    for name in ("demonstrations", "base", "sft", "sample-sft"):
+        assert states[name] == "reused"
+    assert states["rankings"] == "waiting"
+    engine.dispose()
+
+
+def _every_page_of_it_renders(url: str, found: demo.Demo) -> None:
+    study = f"/studies/{found.slug}"
+    login = {"username": "researcher", "password": found.logins["researcher"]}
+    with httpx.Client(base_url=url) as client:
+        client.post("/login", data=login)
+        paths = ["", "/rounds/new", "/rounds/1", "/batches", "/prompts", "/people"]
+        paths += [
+            f"/runs/{number}{tail}" for number in range(1, 7) for tail in ("", "/metrics.json")
+        ]
+        for path in paths:
+            for headers in ({}, {"HX-Request": "true"}):
+                assert client.get(study + path, headers=headers).status_code == 200, path
+        fragment = client.get(f"{study}/rounds/1", headers={"HX-Request": "true"}).text
+        assert "<html" not in fragment
+        assert "Blind evaluation" in fragment
+
+
+@pytest.mark.train
+def test_a_killed_worker_goes_on_from_where_it_was(live_server: Supervisor) -> None:
+    url = live_server.services.urls.database_url
+    found = demo.set_up(live_server.settings, url, seed=3)
+    long_enough = {"base": {"steps": 150, "checkpoint_seconds": 1.0}}
+    researcher = demo.Researcher(live_server.url, found)
+    researcher.start_round(3, **{**SMALL, "overrides": json.dumps(long_enough)})
+    researcher.close()
+    engine = make_engine(url)
+    with Session(engine) as session:
+        run = session.scalars(select(Run)).one()
+        _wait(lambda: _reload(session, run).step >= 60)
+        os.kill(live_server.pid_of("worker-train"), signal.SIGKILL)
+        _wait(lambda: _reload(session, run).state is RunState.succeeded)
+        assert run.attempt >= 2
+        log = (live_server.settings.runs_path / f"{run.id:06d}" / "log.txt").read_text()
+        assert "train 10/150" in log
+        assert log.count("train 10/150") == 1  # begun once, then gone on with
+        steps = session.scalars(
+            select(RunMetric.step).where(RunMetric.phase == "train").order_by(RunMetric.step)
+        ).all()
+        assert steps == list(range(10, 151, 10))
+    engine.dispose()
+
+
+def _reload(session: Session, run: Run) -> Run:
+    session.rollback()
+    session.refresh(run)
+    return run
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.3)
+
+
+def _lineage_reaches_from_checkpoint_to_label_and_back(session: Session) -> None:
+    checkpoint = session.scalars(select(Checkpoint).where(Checkpoint.label == "rm")).one()
+    snapshot = session.scalars(
+        select(Snapshot)
+        .join(RunInput, RunInput.snapshot_id == Snapshot.id)
+        .where(RunInput.run_id == checkpoint.run_id, RunInput.part == "rankings")
+    ).one()
+    behind = session.scalars(
+        select(SnapshotRanking.ranking_id).where(SnapshotRanking.snapshot_id == snapshot.id)
+    ).all()
+    assert len(behind) == snapshot.records >= 20
+    from_label = session.scalars(
+        select(Checkpoint.label)
+        .join(RunInput, RunInput.run_id == Checkpoint.run_id)
+        .join(SnapshotRanking, SnapshotRanking.snapshot_id == RunInput.snapshot_id)
+        .where(SnapshotRanking.ranking_id == behind[0])
+    ).all()
+    assert from_label == ["rm"]
+
+
+def _held_out_labels_stay_out_of_snapshots(session: Session) -> None:
+    held_out = session.scalar(
+        select(func.count()).select_from(Ranking).where(Ranking.pool == Pool.heldout)
+    )
+    assert held_out == 16
+    assert set(session.scalars(select(SnapshotRanking.pool))) == {Pool.training}
+    simulated = select(User.simulated).join(Ranking, Ranking.user_id == User.id)
+    assert all(session.scalars(simulated))
+
+
+def _orders_were_shuffled_and_kept(session: Session) -> None:
+    """Were they not, every first card would hold the completion that was drawn first."""
+    first = session.execute(
+        select(
+            AssignmentItem.completion_id,
+            func.min(AssignmentItem.completion_id).over(partition_by=AssignmentItem.assignment_id),
+            AssignmentItem.position,
+        )
+    ).all()
+    shown_first = [completion == lowest for completion, lowest, position in first if not position]
+    assert 0 < sum(shown_first) < len(shown_first)
+    assert session.scalar(select(func.count()).select_from(Assignment)) == len(shown_first) + 20
+
+
+def _samples_of_the_new_policy_wait_to_be_ranked(session: Session) -> None:
+    batch = session.scalars(
+        select(Batch).where(Batch.stage == "rankings", Batch.round_id.is_(None))
+    ).one()
+    assert not batches.batch_progress(session, batch).finished
+    assert session.scalar(
+        select(func.count()).select_from(LabelTask).where(LabelTask.batch_id == batch.id)
+    )
+
+
+@pytest.mark.train
+def test_a_failing_trainer_says_why_and_retry_goes_on(live_server: Supervisor) -> None:
+    url = live_server.services.urls.database_url
+    found = demo.set_up(live_server.settings, url, seed=3)
+    wrong = {**SMALL, "overrides": json.dumps({"base": {"stepz": 25}})}
+    with pytest.raises(demo.DemoFailed, match="did you mean 'steps'"):
+        demo.play(live_server.url, found, 3, _silent(), wrong)
+
+    engine = make_engine(url)
+    with Session(engine) as session:
+        run = session.scalars(select(Run)).one()
+        assert run.state is RunState.failed
+        assert run.error is not None
+        assert "Traceback" not in run.error
+        study = session.get_one(Study, run.study_id)
+        assert study.rehearsal
+        assert session.scalar(select(func.count()).select_from(Completion)) == 0
+    engine.dispose()

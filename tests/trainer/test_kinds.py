@@ -1,0 +1,312 @@
+"""Each kind trains a tiny model from a run directory; a stopped run ends as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer.conftest import (
+    MakeRun,
+    demonstrations,
+    metric_lines,
+    prompts,
+    rankings,
+    split_of,
+    start_trainer,
+    texts,
+)
+from trainer.config import ConfigError
+from trainer.contract import (
+    EXIT_STOPPED,
+    LOSS,
+    PPO_KL,
+    PPO_SCORE,
+    RM_ACCURACY,
+    RM_ACCURACY_HIGH,
+    RM_ACCURACY_LOW,
+    RM_LONGER_WINS,
+    RM_PAIRS,
+    SFT_VALID_LOSS,
+    CompletionRecord,
+    ContractError,
+    read_records,
+    read_result,
+)
+from trainer.data import Encoder
+from trainer.models import load_reward_model, load_tokenizer, score_completions
+from trainer.ppo import train_ppo
+from trainer.reward import train_reward
+from trainer.sample import run_sample
+from trainer.sft import train_sft
+
+pytestmark = pytest.mark.train
+
+PPO_CONFIG = {
+    "episodes": 24 * 32,
+    "batch_episodes": 32,
+    "pass_episodes": 16,
+    "max_completion_tokens": 12,
+    "policy_learning_rate": 3e-3,
+    "value_learning_rate": 3e-3,
+    "warmup_iterations": 2,
+    "ptx_tokens": 16,
+    "ptx_coefficient": 0.1,
+    "kl_coefficient": 0.02,
+}
+
+
+def ppo_spec(base_run: Path, reward_run: Path, **config: Any) -> dict[str, Any]:
+    base = str(base_run / "model")
+    return {
+        "kind": "ppo",
+        "seed": 5,
+        "models": {"init": base, "reference": base, "reward": str(reward_run / "model")},
+        "data": {
+            "prompts": [
+                {"prompt_id": i, "prompt": p, "split": split_of(i)} for i, p in enumerate(prompts())
+            ],
+            "pretraining": texts(50),
+        },
+        "config": PPO_CONFIG | config,
+    }
+
+
+def weights(run_dir: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(run_dir / "model" / "model.safetensors")
+
+
+def test_base_learns(base_run: Path) -> None:
+    lines = metric_lines(base_run)
+    losses = [line["values"][LOSS] for line in lines if line["phase"] == "train"]
+    assert losses[-1] < losses[0] - 1
+    result = read_result(base_run)
+    assert result is not None
+    assert result.metrics[SFT_VALID_LOSS] < 3
+    assert (base_run / "model" / "tokenizer.json").exists()
+
+
+def test_sft_learns_and_is_saved_without_dropout(base_run: Path, make_run: MakeRun) -> None:
+    run = make_run(
+        "sft",
+        kind="sft",
+        models={"init": str(base_run / "model")},
+        data={"demonstrations": demonstrations(), "pretraining": texts(50)},
+        config={
+            "epochs": 12,
+            "batch_size": 4,
+            "learning_rate": 3e-3,
+            "pretraining_fraction": 0.1,
+            "pretraining_rows": 2,
+            "pretraining_tokens": 16,
+        },
+    )
+    train_sft(run)
+    lines = metric_lines(run)
+    valid = [line["values"][SFT_VALID_LOSS] for line in lines if line["phase"] == "valid"]
+    assert len(valid) == 12
+    assert valid[-1] < valid[0] - 0.3
+    result = read_result(run)
+    assert result is not None
+    assert result.metrics[SFT_VALID_LOSS] == pytest.approx(valid[-1])
+    assert json.loads((run / "model" / "config.json").read_text())["hidden_dropout"] == 0.0
+
+
+def test_reward_model_learns_what_labelers_prefer(reward_run: Path) -> None:
+    result = read_result(reward_run)
+    assert result is not None
+    figures = result.metrics
+    valid = 8 * sum(split_of(i) == "valid" for i in range(len(prompts())))
+    assert figures[RM_PAIRS] == valid * (1 + 4 + 4)  # ties among the four give no pair
+    assert figures[RM_ACCURACY] > 0.9
+    assert figures[RM_ACCURACY_LOW] <= figures[RM_ACCURACY] <= figures[RM_ACCURACY_HIGH]
+    # "The cat cat." is longer than all, "The cat." only as long as "The dog." and "The fox.".
+    assert 5 / 9 < figures[RM_LONGER_WINS] < 1
+    assert metric_lines(reward_run)[-1]["phase"] == "valid"
+
+
+def test_ppo_raises_the_score(base_run: Path, reward_run: Path, make_run: MakeRun) -> None:
+    run = make_run("ppo", **ppo_spec(base_run, reward_run))
+    train_ppo(run)
+    lines = metric_lines(run)
+    scores = [line["values"][PPO_SCORE] for line in lines]
+    assert [line["step"] for line in lines] == list(range(1, 25))
+    assert sum(scores[-4:]) / 4 > sum(scores[:4]) / 4 + 1
+    assert all(line["values"]["ppo/first_ratio_error"] < 1e-5 for line in lines)
+    assert lines[0]["values"][PPO_KL] == pytest.approx(0, abs=1e-5)  # the policy with itself
+    assert lines[-1]["values"][PPO_KL] > 0.1
+    assert lines[-1]["values"]["ptx/loss_nats_per_token"] > 0
+    result = read_result(run)
+    assert result is not None
+    assert result.metrics[PPO_SCORE] == pytest.approx(sum(scores[-5:]) / 5)
+
+
+def test_adaptive_kl_moves_the_coefficient(
+    base_run: Path, reward_run: Path, make_run: MakeRun
+) -> None:
+    spec = ppo_spec(
+        base_run, reward_run, episodes=64, kl_controller="adaptive", kl_horizon=100, kl_target=1.0
+    )
+    run = make_run("ppo", **spec)
+    train_ppo(run)
+    first, second = (line["values"]["objective/kl_coefficient"] for line in metric_lines(run))
+    assert first == 0.02
+    assert second == pytest.approx(0.02 * (1 - 0.2 * 32 / 100))  # its KL is 0 in the first
+
+
+def test_ppo_stopped_and_resumed_gives_the_same_weights(
+    base_run: Path, reward_run: Path, make_run: MakeRun
+) -> None:
+    import torch
+
+    spec = ppo_spec(
+        base_run,
+        reward_run,
+        episodes=10 * 32,
+        kl_controller="adaptive",
+        checkpoint_seconds=0,
+    )
+    whole = make_run("whole", **spec)
+    train_ppo(whole)
+
+    broken = make_run("broken", **spec)
+    stopped = start_trainer("ppo", broken)
+    wait_for_steps(broken, 3)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait(60) == EXIT_STOPPED, stopped.communicate()[0]
+    assert read_result(broken) is None
+    killed = start_trainer("ppo", broken)
+    wait_for_steps(broken, 1 + len(metric_lines(broken)))
+    killed.kill()
+    killed.wait(60)
+    assert len(list((broken / "checkpoints").glob("step_*"))) <= 2
+    with (broken / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 99, "half a li')
+    train_ppo(broken)
+
+    assert [line["step"] for line in metric_lines(broken)] == list(range(1, 11))
+    expected = weights(whole)
+    for name, tensor in weights(broken).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+
+
+def wait_for_steps(run_dir: Path, steps: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if (run_dir / "metrics.jsonl").exists() and len(metric_lines(run_dir)) >= steps:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{run_dir}: fewer than {steps} steps after 60 s")
+
+
+def test_another_spec_does_not_resume(base_run: Path, make_run: MakeRun) -> None:
+    run = make_run(
+        "reward",
+        kind="reward",
+        models={"init": str(base_run / "model")},
+        data={"rankings": rankings()},
+        config={"checkpoint_seconds": 0},
+    )
+    train_reward(run)
+    spec = json.loads((run / "spec.json").read_text())
+    (run / "spec.json").write_text(json.dumps({**spec, "seed": 1}))
+    with pytest.raises(ContractError, match=r"made with another spec\.json"):
+        train_reward(run)
+
+
+def test_sample_answers_every_request_in_order(
+    base_run: Path, reward_run: Path, make_run: MakeRun
+) -> None:
+    requests = [
+        {"prompt_id": i, "prompt": p, "policy": policy, "n": n}
+        for policy, n in (("b", 2), ("a", 5))
+        for i, p in enumerate(prompts()[:4])
+    ]
+    base = str(base_run / "model")
+    run = make_run(
+        "sample",
+        kind="sample",
+        models={"a": base, "b": base, "reward": str(reward_run / "model")},
+        data={"requests": requests},
+        config={"max_completion_tokens": 16, "batch_completions": 6},
+    )
+    run_sample(run)
+    records = list(read_records(run / "completions.jsonl", CompletionRecord))
+    assert [(r.prompt_id, r.policy, r.index) for r in records] == [
+        (q["prompt_id"], q["policy"], k) for q in requests for k in range(int(str(q["n"])))
+    ]
+    assert {r.finish_reason for r in records} <= {"stop", "length"}
+    assert all((r.tokens == 16) for r in records if r.finish_reason == "length")
+    assert len({r.text for r in records}) > 10
+    prompt_of = {q["prompt_id"]: str(q["prompt"]) for q in requests}
+    source = str(reward_run / "model")
+    tokenizer = load_tokenizer(source)
+    expected = score_completions(
+        load_reward_model(source, tokenizer),
+        Encoder(
+            tokenizer=tokenizer,
+            template="{prompt}\n\n",
+            max_prompt_tokens=64,
+            max_completion_tokens=16,
+        ),
+        [prompt_of[r.prompt_id] for r in records],
+        [r.text for r in records],
+    )
+    assert [r.score for r in records] == pytest.approx(expected, abs=1e-4)
+    assert max(expected) - min(expected) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("sft", {"models": {}}, "kind sft needs models 'init'"),
+        ("sft", {"models": {"init": "/nowhere"}}, "/nowhere is not a directory"),
+        ("sft", {"data": {}}, "kind sft needs data 'demonstrations'"),
+        ("sft", {"data": {"demonstrations": "gone.jsonl"}}, "gone.jsonl: not found"),
+        ("sft", {"config": {"epoch": 1}}, "no field 'epoch'"),
+        ("sft", {"config": {"max_prompt_tokens": 4}}, "more than max_prompt_tokens 4"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    base_run: Path, make_run: MakeRun, kind: str, change: dict[str, Any], message: str
+) -> None:
+    run = make_run(
+        "wrong",
+        kind=kind,
+        models={"init": str(base_run / "model")},
+        data={"demonstrations": demonstrations()},
+    )
+    spec = json.loads((run / "spec.json").read_text())
+    (run / "spec.json").write_text(json.dumps({**spec, **change}))
+    with pytest.raises((ContractError, ConfigError), match=message):
+        train_sft(run)
+
+
+def test_ppo_wants_its_pretraining_text(
+    base_run: Path, reward_run: Path, make_run: MakeRun
+) -> None:
+    spec = ppo_spec(base_run, reward_run)
+    del spec["data"]["pretraining"]
+    with pytest.raises(ContractError, match="set it to 0 for PPO without the pretraining mix"):
+        train_ppo(make_run("ppo", **spec))
+
+
+def test_command_line(make_run: MakeRun, tmp_path: Path) -> None:
+    usage = start_trainer("dpo", tmp_path)
+    missing = start_trainer("sft", tmp_path / "none")
+    broken = make_run("broken", kind="base", data={"pretraining": [{"txt": "a"}]})
+    refused = start_trainer("base", broken)
+    assert "invalid choice: 'dpo'" in usage.communicate()[0]
+    assert usage.returncode == 2
+    assert "spec.json: not found" in missing.communicate()[0]
+    assert missing.returncode == 1
+    output = refused.communicate()[0]
+    assert "pretraining.jsonl, line 1: TextRecord: unknown keys ['txt']" in output
+    assert "Traceback" not in output
+    assert refused.returncode == 1

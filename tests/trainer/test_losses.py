@@ -1,0 +1,76 @@
+"""Losses and figures on numbers that can be checked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import tensor
+
+from trainer.losses import (
+    clustered_accuracy,
+    next_token_loss,
+    pairs_of,
+    ranking_loss,
+    token_logprobs,
+)
+from trainer.run import cosine_to_tenth
+
+
+def test_token_logprobs() -> None:
+    logits = tensor([[[0.0, 0.0], [0.0, math.log(3)]]])
+    logprobs = token_logprobs(logits, tensor([[0, 1]]))
+    torch.testing.assert_close(logprobs, tensor([[math.log(1 / 2), math.log(3 / 4)]]))
+
+
+def test_next_token_loss_counts_masked_in_tokens_only() -> None:
+    logits = torch.zeros(1, 4, 2)
+    logits[0, 1] = tensor([0.0, math.log(3)])  # predicts token 2
+    tokens = tensor([[0, 0, 1, 0]])
+    mask = tensor([[True, False, True, False]])  # the first token is never predicted
+    assert next_token_loss(logits, tokens, mask).item() == pytest.approx(-math.log(3 / 4))
+
+
+def test_pairs_drop_ties() -> None:
+    assert pairs_of([[2], [0, 3], [1]]) == [(2, 0), (2, 3), (2, 1), (0, 1), (3, 1)]
+    assert pairs_of([[0, 1, 2]]) == []
+
+
+def test_ranking_loss_is_a_mean_over_pairs_then_over_prompts() -> None:
+    # Prompt A: scores 1, 0 (one pair). Prompt B: 0, 0, 0 (three pairs of even odds).
+    scores = tensor([1.0, 0.0, 0.0, 0.0, 0.0])
+    loss = ranking_loss(
+        scores,
+        chosen=tensor([0, 2, 2, 3]),
+        rejected=tensor([1, 3, 4, 4]),
+        weights=tensor([1.0, 1 / 3, 1 / 3, 1 / 3]),
+    )
+    expected = (math.log(1 + math.exp(-1)) + math.log(2)) / 2
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_clustered_accuracy_by_hand() -> None:
+    share, low, high = clustered_accuracy([[1, 1], [1, 0], [0, 0], [1, 0.5, 0]])
+    # 4.5 of 9 pairs. Sums minus share * counts: 1, 0, -1, 0, so 4/3 * 2, its root over 9.
+    error = math.sqrt(4 / 3 * 2) / 9
+    assert share == 0.5
+    assert low == pytest.approx(0.5 - 1.96 * error)
+    assert high == pytest.approx(0.5 + 1.96 * error)
+
+
+def test_pairs_of_one_prompt_are_no_sample() -> None:
+    assert clustered_accuracy([[1.0] * 100]) == (1.0, 0.0, 1.0)
+
+
+def test_many_pairs_of_a_prompt_do_not_narrow_the_interval() -> None:
+    few = clustered_accuracy([[1.0], [0.0], [1.0], [1.0]])
+    many = clustered_accuracy([[1.0] * 36, [0.0] * 36, [1.0] * 36, [1.0] * 36])
+    assert many == pytest.approx(few)
+
+
+def test_cosine_ends_at_a_tenth() -> None:
+    assert cosine_to_tenth(0, 11) == pytest.approx(1)
+    assert cosine_to_tenth(5, 11) == pytest.approx(0.55)
+    assert cosine_to_tenth(10, 11) == pytest.approx(0.1)
+    assert [cosine_to_tenth(s, 12, warmup=2) for s in (0, 1, 2)] == pytest.approx([0.5, 1, 1])

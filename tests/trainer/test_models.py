@@ -1,0 +1,207 @@
+"""Forward passes that must agree: packed and separate, padded and not, sampled and computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trainer.conftest import demonstrations, prompts
+from trainer.contract import ContractError
+from trainer.data import Encoder, pad_left, pad_right
+from trainer.models import (
+    Average,
+    check_context,
+    load_reward_model,
+    load_tokenizer,
+    logits_of,
+    save_model,
+    score_completions,
+    token_scores,
+    tree_batch,
+    tree_scores,
+)
+from trainer.rollout import Rollout, completion_logprobs, completion_values, final_scores, sample
+
+
+def encoder_of(tokenizer: Any, **limits: int) -> Encoder:
+    limits = {"max_prompt_tokens": 40, "max_completion_tokens": 20, **limits}
+    return Encoder(tokenizer=tokenizer, template="{prompt}\n\n", **limits)
+
+
+def rollout_of(base_model: tuple[Any, Any], *, n: int = 1, **options: Any) -> tuple[Rollout, int]:
+    policy, tokenizer = base_model
+    encoder = encoder_of(tokenizer)
+    ids = encoder.prompts(["Name a cat.", "Name a red bird.", "Hello there, you."])
+    options = {"max_tokens": 12, "temperature": 0.7, **options}
+    generator = torch.Generator().manual_seed(3)
+    rollout = sample(
+        policy, ids, n=n, eos=encoder.eos, pad=encoder.pad, generator=generator, **options
+    )
+    return rollout, encoder.pad
+
+
+@torch.no_grad()
+def test_tree_equals_separate_encoding(reward_model: Any) -> None:
+    items = [
+        ([5, 6, 7], [[8, 9], [10], [11, 12, 13, 14]]),
+        ([20, 21, 22, 23, 24], [[25, 26, 27], [25, 26, 28]]),  # another K, another length
+    ]
+    packed = tree_scores(reward_model, tree_batch(items, pad=1))
+    separate = [
+        token_scores(reward_model, pad_right([prompt + completion], pad=1))[0, -1]
+        for prompt, completions in items
+        for completion in completions
+    ]
+    torch.testing.assert_close(packed, torch.stack(separate), rtol=0, atol=1e-5)
+    assert packed.std() > 0.01  # a model that says the same of all would pass for nothing
+
+
+@torch.no_grad()
+def test_left_padding_leaves_logits_as_they_were(base_model: tuple[Any, Any]) -> None:
+    policy, tokenizer = base_model
+    short, long = [30, 31, 32], [40, 41, 42, 43, 44, 45, 46]
+    padded = logits_of(policy, pad_left([short, long], tokenizer.pad_token_id))
+    alone = policy(input_ids=torch.tensor([short])).logits
+    torch.testing.assert_close(padded[0, -3:], alone[0], rtol=0, atol=1e-5)
+    last = logits_of(policy, pad_left([short, long], tokenizer.pad_token_id), last=2)
+    torch.testing.assert_close(last, padded[:, -2:], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_transformers_loads_the_reward_model_and_its_bias(
+    reward_run: Path, reward_model: Any, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    loaded: Any = AutoModelForSequenceClassification.from_pretrained(reward_run / "model")
+    tokenizer: Any = AutoTokenizer.from_pretrained(reward_run / "model")
+    assert loaded.config.num_labels == 1
+    assert loaded.config.reward_bias == reward_model.config.reward_bias != 0
+    batch = pad_right([[5, 6, 7, 0], [8, 9, 10, 11, 12, 0]], tokenizer.pad_token_id)
+    logits = loaded(input_ids=batch.tokens, attention_mask=batch.mask.long()).logits[:, 0]
+    ours = token_scores(reward_model, batch)[torch.arange(2), batch.mask.sum(1) - 1]
+    torch.testing.assert_close(logits + loaded.config.reward_bias, ours, rtol=0, atol=1e-5)
+
+    save_model(tmp_path / "again", reward_model, tokenizer)
+    again = load_reward_model(str(tmp_path / "again"), tokenizer)
+    torch.testing.assert_close(token_scores(again, batch), token_scores(reward_model, batch))
+
+
+def test_demonstrations_score_zero_on_average(reward_run: Path, reward_model: Any) -> None:
+    train = [d for d in demonstrations() if d["split"] == "train"]
+    scores = score_completions(
+        reward_model,
+        encoder_of(load_tokenizer(str(reward_run / "model"))),
+        [d["prompt"] for d in train],
+        [d["completion"] for d in train],
+    )
+    assert sum(scores) / len(scores) == pytest.approx(0, abs=1e-5)
+    assert abs(reward_model.config.reward_bias) > 0.01  # without it they would not
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_sampled_logprobs_equal_a_second_forward_pass(base_model: tuple[Any, Any], n: int) -> None:
+    rollout, pad = rollout_of(base_model, n=n)
+    again = completion_logprobs(base_model[0], rollout, temperature=0.7, pad=pad)
+    assert len(again) == 3 * n
+    torch.testing.assert_close(rollout.logprobs, again, rtol=0, atol=1e-5)
+    other = completion_logprobs(base_model[0], rollout, temperature=1.0, pad=pad)
+    assert (other - again).abs().max() > 1e-2  # the temperature is in both or in none
+
+
+def test_rollouts_end_at_the_first_end_of_text(base_model: tuple[Any, Any]) -> None:
+    eos = base_model[1].eos_token_id
+    rollout, pad = rollout_of(base_model, n=20, max_tokens=6, temperature=1.0)
+    assert 0 < rollout.finished.sum() < len(rollout.finished)  # both kinds are here
+    for ids, finished in zip(rollout.token_ids(), rollout.finished.tolist(), strict=True):
+        assert (ids[-1] == eos) == finished
+        assert eos not in ids[:-1]
+        assert pad not in ids
+        assert finished or len(ids) == 6
+    assert (rollout.completions[~rollout.mask] == pad).all()
+
+
+def test_completions_of_one_prompt_follow_that_prompt(base_model: tuple[Any, Any]) -> None:
+    rollout, _ = rollout_of(base_model, n=2)
+    for first in (0, 2, 4):
+        assert torch.equal(rollout.prompts.tokens[first], rollout.prompts.tokens[first + 1])
+    assert not torch.equal(rollout.prompts.tokens[0], rollout.prompts.tokens[2])
+
+
+def test_greedy_takes_the_likeliest_token(base_model: tuple[Any, Any]) -> None:
+    rollout, pad = rollout_of(base_model, n=2, temperature=0.0)
+    assert torch.equal(rollout.completions[0], rollout.completions[1])
+    with torch.no_grad():
+        logits = logits_of(base_model[0], rollout.sequences())
+    start = rollout.prompts.tokens.shape[1] - 1
+    logits[..., pad] = -torch.inf
+    likeliest = logits[:, start:-1].argmax(-1)
+    assert torch.equal(likeliest[rollout.mask], rollout.completions[rollout.mask])
+
+
+def test_parts_cover_every_episode_and_change_nothing(
+    base_model: tuple[Any, Any], reward_model: Any
+) -> None:
+    rollout, pad = rollout_of(base_model, n=10, max_tokens=30, temperature=1.0)
+    every = torch.arange(len(rollout.mask))
+    parts = rollout.parts(every, 4)
+    assert sorted(torch.cat(parts).tolist()) == every.tolist()
+    whole = completion_logprobs(base_model[0], rollout, temperature=1.0, pad=pad)
+    values = completion_values(reward_model, rollout)
+    scores = final_scores(reward_model, rollout)
+    trimmed = False
+    for rows in parts:
+        part = rollout.select(rows)
+        width = part.mask.shape[1]
+        trimmed |= width < rollout.mask.shape[1]
+        assert part.mask.sum() == rollout.mask[rows].sum()
+        own = completion_logprobs(base_model[0], part, temperature=1.0, pad=pad)
+        torch.testing.assert_close(own, whole[rows, :width], rtol=0, atol=1e-5)
+        own = completion_values(reward_model, part)[part.mask]
+        torch.testing.assert_close(own, values[rows, :width][part.mask], rtol=0, atol=1e-5)
+        own = final_scores(reward_model, part)
+        torch.testing.assert_close(own, scores[rows], rtol=0, atol=1e-5)
+    assert trimmed
+
+
+def test_text_never_becomes_end_of_text(base_model: tuple[Any, Any]) -> None:
+    encoder = encoder_of(base_model[1])
+    (prompt,) = encoder.prompts(["a<|endoftext|>b"])
+    (completion,) = encoder.completions(["c<|endoftext|>d"])
+    assert encoder.eos not in prompt
+    assert completion.count(encoder.eos) == 1
+    assert completion[-1] == encoder.eos
+    assert base_model[1].decode(prompt) == "a<|endoftext|>b\n\n"
+
+
+def test_a_prompt_is_refused_and_a_completion_cut(base_model: tuple[Any, Any]) -> None:
+    encoder = encoder_of(base_model[1], max_prompt_tokens=10, max_completion_tokens=5)
+    with pytest.raises(ContractError, match="more than max_prompt_tokens 10"):
+        encoder.prompts([prompts()[0] * 5])
+    (cut,) = encoder.completions(["The cat sleeps. " * 5])
+    assert len(cut) == 5
+    assert cut[-1] == encoder.eos
+
+
+def test_a_context_too_small_is_refused(base_model: tuple[Any, Any]) -> None:
+    check_context(base_model[0], 64)
+    with pytest.raises(ContractError, match="65 tokens together, the model reads 64"):
+        check_context(base_model[0], 65)
+
+
+def test_a_policy_is_no_reward_model(base_run: Path, base_model: tuple[Any, Any]) -> None:
+    with pytest.raises(ContractError, match="not a reward model"):
+        load_reward_model(str(base_run / "model"), base_model[1])
+
+
+def test_average_by_hand() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 1.0)
+    average = Average(model, decay=0.75)
+    torch.nn.init.constant_(model.weight, 5.0)
+    average.update(model)  # 0.75 * 1 + 0.25 * 5
+    average.copy_to(model)
+    assert model.weight.item() == 2.0

@@ -16,20 +16,30 @@ from app.models.kinds import (
     SnapshotKind,
     Split,
     UseCase,
+    WritingStyle,
 )
 from app.models.labels import (
     Assignment,
     AssignmentItem,
     Batch,
     Demonstration,
+    Flag,
     LabelTask,
     LabelTaskCompletion,
     PromptRating,
     Ranking,
     RankingItem,
     Rating,
+    WrittenPrompt,
 )
-from app.models.people import GuidelineVersion, LoginSession, Membership, Study, User
+from app.models.people import (
+    GuidelineAcknowledgement,
+    GuidelineVersion,
+    LoginSession,
+    Membership,
+    Study,
+    User,
+)
 from app.models.prompts import Completion, Import, Policy, Prompt, SourceUser
 from app.models.training import (
     Checkpoint,
@@ -53,6 +63,8 @@ __all__ = [
     "Demonstration",
     "Evaluation",
     "EvaluationPolicy",
+    "Flag",
+    "GuidelineAcknowledgement",
     "GuidelineVersion",
     "Import",
     "LabelKind",
@@ -87,4 +99,6 @@ __all__ = [
     "Study",
     "UseCase",
     "User",
+    "WritingStyle",
+    "WrittenPrompt",
 ]

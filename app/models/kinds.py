@@ -53,6 +53,15 @@ class PolicyKind(StrEnum):
 class LabelKind(StrEnum):
     demonstration = "demonstration"
     ranking = "ranking"
+    prompt = "prompt"  # the labeler writes one
+
+
+class WritingStyle(StrEnum):
+    """The paper's three kinds of labeler-written prompts (appendix A)."""
+
+    plain = "plain"  # any task
+    few_shot = "few_shot"  # an instruction with several query and response pairs
+    user_based = "user_based"  # after a stated use case
 
 
 class Purpose(StrEnum):
@@ -70,6 +79,7 @@ class LabelTaskState(StrEnum):
 
 class AssignmentState(StrEnum):
     leased = "leased"  # on a labeler's screen until lease_until
+    reserved = "reserved"  # fetched ahead: the labeler's next, until lease_until
     submitted = "submitted"
     skipped = "skipped"  # the labeler gave a reason
     returned = "returned"  # the lease ran out; the draft is kept

@@ -28,6 +28,7 @@ from app.models.kinds import (
     LabelTaskState,
     Pool,
     Purpose,
+    WritingStyle,
     enum_column,
 )
 from app.models.people import GuidelineVersion, User
@@ -52,6 +53,8 @@ class Batch(HasId, Base):
     purpose: Mapped[Purpose] = enum_column(Purpose)
     pool: Mapped[Pool] = enum_column(Pool)
     rate_completions: Mapped[bool] = mapped_column(server_default=text("true"))  # step 1 of ranking
+    # Whether step 2 begins with the order of the ratings, for the labeler to accept or not.
+    suggest_order: Mapped[bool] = mapped_column(server_default=text("true"))
     lease_minutes: Mapped[int] = mapped_column(server_default=text("60"))
     round_id: Mapped[int | None] = mapped_column(ForeignKey("rounds.id", use_alter=True))
     stage: Mapped[str | None]  # of the round: "demonstrations", "rankings", "evaluation"
@@ -59,7 +62,7 @@ class Batch(HasId, Base):
 
 
 class LabelTask(HasId, Base):
-    """One prompt that wants `labels_wanted` independent labels.
+    """One prompt that wants `labels_wanted` independent labels, or one prompt to be written.
 
     `slots_taken` counts leased and submitted assignments; it changes only under this row's lock.
     """
@@ -74,6 +77,10 @@ class LabelTask(HasId, Base):
         UniqueConstraint("id", "study_id", "pool", "purpose"),
         UniqueConstraint("batch_id", "prompt_id"),
         CheckConstraint("labels_wanted >= 1", name="wants_a_label"),
+        CheckConstraint("(kind = 'prompt') = (prompt_id IS NULL)", name="prompt_fits_kind"),
+        CheckConstraint(
+            "(kind = 'prompt') = (writing_style IS NOT NULL)", name="writing_style_fits_kind"
+        ),
         CheckConstraint("slots_taken BETWEEN 0 AND labels_wanted", name="slots"),
         Index(
             "ix_label_tasks_free",
@@ -90,7 +97,9 @@ class LabelTask(HasId, Base):
     kind: Mapped[LabelKind] = enum_column(LabelKind)
     purpose: Mapped[Purpose] = enum_column(Purpose)
     pool: Mapped[Pool] = enum_column(Pool)
-    prompt_id: Mapped[int] = mapped_column(index=True)
+    prompt_id: Mapped[int | None] = mapped_column(index=True)  # None: a prompt is to be written
+    writing_style: Mapped[WritingStyle | None] = enum_column(WritingStyle, nullable=True)
+    brief: Mapped[str | None]  # what the prompt to be written is about; the use case, if user-based
     priority: Mapped[int] = mapped_column(server_default=text("0"))  # smaller first
     labels_wanted: Mapped[int] = mapped_column(server_default=text("1"))
     labels_done: Mapped[int] = mapped_column(server_default=text("0"))
@@ -103,7 +112,7 @@ class LabelTask(HasId, Base):
         foreign_keys="LabelTask.batch_id",
         primaryjoin="Batch.id == LabelTask.batch_id",
     )
-    prompt: Mapped[Prompt] = relationship(
+    prompt: Mapped[Prompt | None] = relationship(
         lazy="raise_on_sql",
         foreign_keys="LabelTask.prompt_id",
         primaryjoin="Prompt.id == LabelTask.prompt_id",
@@ -144,8 +153,17 @@ class Assignment(HasId, Base):
             unique=True,
             postgresql_where=text("state = 'leased'"),
         ),
+        Index(  # and one fetched ahead
+            "uq_assignments_one_reserved",
+            "study_id",
+            "user_id",
+            unique=True,
+            postgresql_where=text("state = 'reserved'"),
+        ),
         Index(
-            "ix_assignments_leased_until", "lease_until", postgresql_where=text("state = 'leased'")
+            "ix_assignments_held_until",
+            "lease_until",
+            postgresql_where=text("state IN ('leased', 'reserved')"),
         ),
         CheckConstraint("(state = 'skipped') = (skip_reason IS NOT NULL)", name="skip_has_reason"),
     )
@@ -239,6 +257,48 @@ class Demonstration(HasId, Base):
     superseded_at: Mapped[datetime | None]
 
     guideline_version: Mapped[GuidelineVersion] = relationship(lazy="raise_on_sql")
+
+
+class WrittenPrompt(HasId, Base):
+    """That a labeler wrote a prompt: `prompt_id` is the prompt that was made of it."""
+
+    __tablename__ = "written_prompts"
+    __table_args__ = _label_constraints("written_prompts")
+
+    assignment_id: Mapped[int]
+    study_id: Mapped[int]
+    user_id: Mapped[int] = mapped_column(index=True)
+    pool: Mapped[Pool] = enum_column(Pool)
+    purpose: Mapped[Purpose] = enum_column(Purpose)
+    simulated: Mapped[bool]
+    prompt_id: Mapped[int]
+    writing_style: Mapped[WritingStyle] = enum_column(WritingStyle)
+    guideline_version_id: Mapped[int] = mapped_column(ForeignKey("guideline_versions.id"))
+    created_at: Mapped[CreatedAt]
+    superseded_at: Mapped[datetime | None]
+
+
+class Flag(HasId, Base):
+    """A labeler's message to the researchers about an assignment, and their answer."""
+
+    __tablename__ = "flags"
+    __table_args__ = (
+        CheckConstraint("message <> ''", name="message_not_empty"),
+        CheckConstraint("(answer IS NULL) = (answered_at IS NULL)", name="answered_with_answer"),
+    )
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
+    assignment_id: Mapped[int] = mapped_column(ForeignKey("assignments.id"), index=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    message: Mapped[str]
+    created_at: Mapped[CreatedAt]
+    answer: Mapped[str | None]
+    answered_by: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
+    answered_at: Mapped[datetime | None]
+    seen_at: Mapped[datetime | None]  # when the labeler saw the answer
+
+    assignment: Mapped[Assignment] = relationship(lazy="raise_on_sql")
+    user: Mapped[User] = relationship(lazy="raise_on_sql", foreign_keys="Flag.user_id")
 
 
 class Ranking(HasId, Base):

@@ -30,6 +30,8 @@ class Study(HasId, Base):
     settings: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
     # Splits are a keyed hash of the source user; the key never leaves the database.
     split_key: Mapped[str] = mapped_column(server_default=text("gen_random_uuid()::text"))
+    # How long after submitting a labeler may correct a label; 0: not at all.
+    correction_minutes: Mapped[int] = mapped_column(server_default=text("1440"))
     created_at: Mapped[CreatedAt]
 
 
@@ -103,4 +105,16 @@ class GuidelineVersion(HasId, Base):
     version: Mapped[int]
     markdown: Mapped[str]
     created_by: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[CreatedAt]
+
+
+class GuidelineAcknowledgement(Base):
+    """That a labeler has read a version of the guidelines."""
+
+    __tablename__ = "guideline_acknowledgements"
+
+    guideline_version_id: Mapped[int] = mapped_column(
+        ForeignKey("guideline_versions.id"), primary_key=True
+    )
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), primary_key=True, index=True)
     created_at: Mapped[CreatedAt]

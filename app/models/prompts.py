@@ -79,6 +79,8 @@ class Prompt(HasId, Base):
     use_case: Mapped[UseCase | None] = enum_column(UseCase, nullable=True)
     closed_domain: Mapped[bool | None]  # None: not known, the labeler says
     constraint_text: Mapped[str | None]  # an explicit constraint, if the prompt names one
+    # The parts of a few-shot prompt: {"instruction", "pairs": [{"query", "response"}], "query"}.
+    few_shot: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     details: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=sql("'{}'"))
     import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"), index=True)
     created_at: Mapped[CreatedAt]

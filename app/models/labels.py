@@ -118,6 +118,13 @@ class LabelTask(HasId, Base):
         primaryjoin="Prompt.id == LabelTask.prompt_id",
     )
 
+    @property
+    def given_prompt(self) -> Prompt:
+        """The prompt that the label is about. Raises ValueError where one is to be written."""
+        if self.prompt is None:
+            raise ValueError(f"label task {self.id} asks for a prompt")
+        return self.prompt
+
 
 class LabelTaskCompletion(Base):
     """The completions that a ranking task is about."""

@@ -242,9 +242,7 @@ def save_draft(session: Session, assignment: Assignment, fields: dict[str, str])
     task = lock_assignment(session, assignment)
     if assignment.state in {AssignmentState.submitted, AssignmentState.skipped}:
         raise Conflict(f"This assignment is already {assignment.state.value}.")
-    known = field_names(
-        task.kind, task.prompt, letters(assignment), rated=task.batch.rate_completions
-    )
+    known = field_names(task, letters(assignment))
     draft = {name: value for name, value in fields.items() if value and name in known}
     if sum(map(len, draft.values())) > MAX_DRAFT_CHARACTERS:
         raise DraftTooLarge("This is too much text for a draft.")

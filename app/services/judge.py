@@ -20,6 +20,7 @@ from app.models import (
     Completion,
     LabelTask,
     LabelTaskState,
+    Prompt,
     Ranking,
     RankingItem,
     Role,
@@ -141,7 +142,8 @@ def _submit(
     `tiers` gives, by prompt id, the tier of each completion id.
     """
     tasks = session.execute(
-        select(LabelTask.id, LabelTask.prompt_id)
+        select(LabelTask.id, Prompt.id)
+        .join(LabelTask.prompt)
         .where(LabelTask.batch_id == batch.id)
         .order_by(LabelTask.id)
     ).all()

@@ -3,6 +3,7 @@
 Field names are a public contract: people's browsers and simulated labelers post the same form.
 A demonstration has `text`. A ranking has, by letter, `tier_A` and, where completions are rated,
 `overall_A` (1–7) and `<metadata>_A`, and once `prompt_<metadata>`; metadata is yes, no or empty.
+A prompt to be written has `prompt_text`, or the parts of a few-shot prompt, and `use_case`.
 `active_seconds` is what the browser counted. An empty field is a question not answered.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 from app.config import get_settings
 from app.errors import Invalid
-from app.models import LabelKind, Prompt
+from app.models import LabelKind, LabelTask, Prompt, WritingStyle
 
 SKIP_REASONS = {
     "unclear": "I cannot tell what is asked",
@@ -53,6 +54,7 @@ PROMPT_QUESTIONS = {
     "intent_unclear": "The intent is unclear",
 }
 LIKERT = range(1, 8)
+PAIR_PLACES = range(1, 7)  # of a few-shot prompt's pairs
 _ANSWERS = {"": None, "yes": True, "no": False}
 _MAX_ACTIVE_SECONDS = 86_400.0
 
@@ -109,18 +111,26 @@ def rating_questions(prompt: Prompt) -> dict[str, str]:
     return questions
 
 
-def field_names(
-    kind: LabelKind, prompt: Prompt, letters: Sequence[str], *, rated: bool
-) -> frozenset[str]:
-    """Every field that the form of a task has."""
-    if kind is LabelKind.demonstration:
+def field_names(task: LabelTask, letters: Sequence[str]) -> frozenset[str]:
+    """Every field that the form of a task has, for the completions of these letters."""
+    if task.kind is LabelKind.demonstration:
         return frozenset({"text", "active_seconds"})
+    if task.writing_style is not None:
+        return frozenset({*writing_fields(task.writing_style), "active_seconds"})
     names = {"active_seconds", *(f"tier_{letter}" for letter in letters)}
-    if rated:
-        asked = ["overall", *rating_questions(prompt)]
+    if task.batch.rate_completions:
+        asked = ["overall", *rating_questions(task.given_prompt)]
         names |= {f"{question}_{letter}" for question in asked for letter in letters}
         names |= {f"prompt_{question}" for question in PROMPT_QUESTIONS}
     return frozenset(names)
+
+
+def writing_fields(style: WritingStyle) -> list[str]:
+    """The fields of the form for writing a prompt, in their order."""
+    if style is not WritingStyle.few_shot:
+        return ["prompt_text", "use_case"]
+    pairs = [f"{part}_{place}" for place in PAIR_PLACES for part in ("query", "response")]
+    return ["instruction", *pairs, "final_query", "use_case"]
 
 
 def parse_active_seconds(fields: Mapping[str, str]) -> float:

@@ -91,7 +91,7 @@ def _parse(assignment: Assignment, fields: Mapping[str, str]) -> str | RankingAn
     if task.kind is LabelKind.demonstration:
         return parse_demonstration(fields)
     return parse_ranking(
-        fields, task.prompt, letters(assignment), rated=task.batch.rate_completions
+        fields, task.given_prompt, letters(assignment), rated=task.batch.rate_completions
     )
 
 

@@ -71,10 +71,18 @@ def web(port: Port = None) -> None:
 def worker(
     queue: Annotated[list[str], typer.Option(help="light, train; may be given twice.")],
     beat: Annotated[bool, typer.Option(help="Also send the periodic sweep.")] = False,
+    alone: Annotated[
+        bool,
+        typer.Option(help="No other worker of this home trains: what one left behind is due now."),
+    ] = False,
 ) -> None:
     """Run one Celery worker; PLUMBLINE_DATABASE_URL and PLUMBLINE_REDIS_URL name the services."""
     from app.worker import run_worker
 
+    if alone:
+        from app.execution import release_orphans
+
+        release_orphans()
     run_worker(queue, beat=beat)
 
 

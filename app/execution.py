@@ -44,6 +44,15 @@ def worker_name(settings: Settings) -> str:
     return f"{socket.gethostname()}:{settings.home_path}"
 
 
+def release_orphans() -> None:
+    """What a killed worker of this home had claimed is due at once, not when its lease ends.
+
+    To be called when no other worker of this home can be alive.
+    """
+    with task_session() as session:
+        runs.release_orphans(session, worker_name(get_settings()))
+
+
 def execute(run_id: int, stopping: threading.Event) -> None:
     """Claim the run and see it through. Returns at once if it is not due.
 

@@ -133,27 +133,14 @@ class Supervisor:
             _check_broker(self.settings.redis_url)
         self._wait_for_web(web)
         # A trainer that was told to stop writes a checkpoint first.
-        self._add(
-            "worker-train",
-            _worker_command("train"),
-            grace=120,
-            before=lambda: _release_orphans(self.settings, self.services.urls.database_url),
-        )
+        self._add("worker-train", _worker_command("train", "--alone"), grace=120)
         self._add("worker-light", _worker_command("light", "--beat"), grace=10)
         self._watcher.start()
 
-    def _add(
-        self,
-        name: str,
-        command: list[str],
-        *,
-        grace: float,
-        before: Callable[[], None] = lambda: None,
-    ) -> _Part:
+    def _add(self, name: str, command: list[str], *, grace: float) -> _Part:
         log = self.settings.home_path / "logs" / f"{name}.log"
 
         def start() -> Child:
-            before()
             # Without its supervisor it has no database either: nothing is left to finish.
             return Child(name, command, log=log, env=self.environment, death_signal=signal.SIGKILL)
 
@@ -267,20 +254,6 @@ def _update_schema(url: str) -> None:
     except OperationalError as error:
         reason = str(error.orig).strip()
         raise ServiceError(f"The database {masked(url)} cannot be used: {reason}") from error
-
-
-def _release_orphans(settings: Settings, url: str) -> None:
-    """What a killed training worker of this home had claimed is due at once, not at its end."""
-    from app.db import make_engine, task_session
-    from app.execution import worker_name
-    from app.services.runs import release_orphans
-
-    engine = make_engine(url)
-    try:
-        with task_session(engine) as session:
-            release_orphans(session, worker_name(settings))
-    finally:
-        engine.dispose()
 
 
 def _check_broker(url: str) -> None:

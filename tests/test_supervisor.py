@@ -28,9 +28,11 @@ class Running:
 
     def __init__(self, home: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
+        # Not the services of the tests that ran before: the bundled ones.
+        plain = {k: v for k, v in os.environ.items() if not k.startswith("PLUMBLINE_")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", "up", "--port", str(port)],
-            env=os.environ | {"PLUMBLINE_HOME": str(home), "PYTHONUNBUFFERED": "1"},
+            env=plain | {"PLUMBLINE_HOME": str(home), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

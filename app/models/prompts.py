@@ -80,7 +80,7 @@ class Prompt(HasId, Base):
     closed_domain: Mapped[bool | None]  # None: not known, the labeler says
     constraint_text: Mapped[str | None]  # an explicit constraint, if the prompt names one
     # The parts of a few-shot prompt: {"instruction", "pairs": [{"query", "response"}], "query"}.
-    few_shot: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    few_shot: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     details: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=sql("'{}'"))
     import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"), index=True)
     created_at: Mapped[CreatedAt]

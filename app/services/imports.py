@@ -57,7 +57,8 @@ def import_prompts(
     """Import a seekable file of prompts. Any problem raises ImportRefused, with nothing stored.
 
     Columns: prompt (or text, instruction); where there are, prompt_id, user (or source_user),
-    use_case, closed_domain, constraint. Others are kept in the prompt's details.
+    use_case, closed_domain, constraint, few_shot (services.few_shot), of which the prompt is made
+    where it has no text of its own. Others are kept in the prompt's details.
     """
     return _import(session, study, PromptFile, file, file_name, created_by, limits)
 

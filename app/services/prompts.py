@@ -18,6 +18,7 @@ from app.config import get_settings
 from app.errors import Conflict, Invalid
 from app.models import Prompt, SourceUser, Split, Study, UseCase
 from app.services.bulk import among
+from app.services.few_shot import FewShot
 
 # The paper does not give its shares; these leave a tenth of the users to tune on and to judge on.
 DEFAULT_SHARES: Mapping[Split, float] = {Split.train: 0.8, Split.valid: 0.1, Split.test: 0.1}
@@ -44,6 +45,7 @@ class PromptRow:
     use_case: UseCase | None = None
     closed_domain: bool | None = None
     constraint_text: str | None = None
+    few_shot: FewShot | None = None  # its parts, where `text` was made of some
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -190,6 +192,7 @@ def _store(
                 "use_case": row.use_case,
                 "closed_domain": row.closed_domain,
                 "constraint_text": row.constraint_text,
+                "few_shot": row.few_shot.to_json() if row.few_shot else None,
                 "details": dict(row.details),
                 "import_id": import_id,
             }

@@ -87,12 +87,12 @@ BAD_PROMPTS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "wrong column": (
         "p.jsonl",
         lambda: jsonl([{"prompt": "Say 1."}, {"question": "Say 2."}]),
-        "line 2: no column prompt (or text, instruction); the columns are: question",
+        "line 2: no column prompt (or text, instruction, few_shot); the columns are: question",
     ),
     "wrong column in CSV": (
         "p.csv",
         lambda: b"id,question\n1,Say 1.\n",
-        "line 1: no column prompt (or text, instruction); the columns are: id, question",
+        "line 1: no column prompt (or text, instruction, few_shot); the columns are: id, question",
     ),
     "broken JSON": (
         "p.jsonl",
@@ -306,6 +306,68 @@ def test_prompts_are_stored_with_their_columns(session: Session, study: Study) -
     assert first.source_user_id == second.source_user_id != third.source_user_id
     names = set(session.scalars(select(SourceUser.name)))
     assert names == {"ann", f"prompt:{third.text_sha256}"}
+
+
+FEW_SHOT = {
+    "instruction": "Tell the mood of the sentence.",
+    "pairs": [{"query": "I won!", "response": "glad"}, {"query": "Alas.", "response": " sad\n"}],
+    "query": "It rains again.",
+}
+RENDERED = (
+    "Tell the mood of the sentence.\n\n"
+    "Query: I won!\nResponse: glad\n\n"
+    "Query: Alas.\nResponse: sad\n\n"
+    "Query: It rains again.\nResponse:"
+)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_few_shot_prompt_is_made_of_its_parts(session: Session, study: Study, kind: str) -> None:
+    if kind == "jsonl":
+        data = jsonl([{"user": "ann", "few_shot": FEW_SHOT}, {"prompt": "Hi", "few_shot": None}])
+    else:
+        buffer = io.StringIO()
+        rows = csv.writer(buffer)
+        rows.writerows([["few_shot", "prompt"], [json.dumps(FEW_SHOT), ""], ["", "Hi"]])
+        data = buffer.getvalue().encode()
+    report = load(session, study, data, f"prompts.{kind}")
+    assert (report.stored, list(report.unused_columns)) == (2, [])
+    first, second = session.scalars(select(Prompt).order_by(Prompt.id))
+    assert first.text == RENDERED
+    assert first.few_shot is not None
+    assert first.few_shot["pairs"][1] == {"query": "Alas.", "response": "sad"}
+    assert (second.text, second.few_shot, first.details) == ("Hi", None, {})
+    null = select(func.count()).where(Prompt.few_shot.is_(None))
+    assert session.scalar(null) == 1  # SQL's null, which a query finds, and not JSON's
+
+
+def test_a_few_shot_prompt_may_come_with_its_own_text(session: Session, study: Study) -> None:
+    load(session, study, jsonl([{"prompt": "I won! -> glad. Alas. ->", "few_shot": FEW_SHOT}]))
+    prompt = session.scalars(select(Prompt)).one()
+    assert prompt.text == "I won! -> glad. Alas. ->"
+    assert prompt.few_shot is not None
+    assert prompt.few_shot["query"] == "It rains again."
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ([], "few_shot must be an object with instruction, pairs, query"),
+        ("{", "few_shot must be an object in JSON"),
+        ({**FEW_SHOT, "query": " "}, "few_shot.query must be text, and not empty"),
+        ({"pairs": [], "query": "q"}, "few_shot has no instruction"),
+        ({**FEW_SHOT, "pairs": []}, "few_shot.pairs must be a list of at least one query"),
+        ({**FEW_SHOT, "pairs": ["q"]}, "few_shot.pairs[0] must be an object with query, response"),
+        ({**FEW_SHOT, "pairs": [{"query": "q"}]}, "few_shot.pairs[0] has no response"),
+        ({**FEW_SHOT, "shots": 2}, "few_shot holds 'shots', which has no meaning there"),
+        ({**FEW_SHOT, "query": "a\0"}, "few_shot holds a NUL character"),
+    ],
+)
+def test_broken_parts_are_refused(session: Session, study: Study, broken: Any, reason: str) -> None:
+    with pytest.raises(ImportRefused) as refusal:
+        load(session, study, jsonl([{"few_shot": FEW_SHOT}, {"few_shot": broken}]))
+    assert refusal.value.problems[0].startswith(f"line 2: {reason}")
+    assert counts(session) == [0] * 5
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])

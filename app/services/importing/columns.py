@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from app.models import UseCase
+from app.services.few_shot import BrokenFewShot, FewShot, read_few_shot
 from app.services.importing.problems import RowProblem
 from app.services.importing.records import Names, json_kind
 
@@ -84,6 +86,24 @@ def use_case(values: Mapping[str, Any], names: Names) -> UseCase | None:
     if word not in set(UseCase):
         raise RowProblem(f"{names[0]} {found[:40]!r} is none of {', '.join(UseCase)}")
     return UseCase(word)
+
+
+def few_shot(values: Mapping[str, Any], names: Names) -> FewShot | None:
+    """The parts of a few-shot prompt, in a CSV cell as JSON; None if absent, null or blank."""
+    name, value = value_of(values, names)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise RowProblem(f"{name} must be an object in JSON") from None
+    try:
+        found = read_few_shot(value)
+    except BrokenFewShot as error:
+        raise RowProblem(str(error)) from None
+    storable(name, found.rendered())
+    return found
 
 
 def others(values: Mapping[str, Any], used: set[str]) -> dict[str, Any]:

@@ -20,15 +20,24 @@ USER: Final[Names] = ("user", "source_user")  # not "source": data sets put thei
 USE_CASE: Final[Names] = ("use_case",)
 CLOSED_DOMAIN: Final[Names] = ("closed_domain",)
 CONSTRAINT: Final[Names] = ("constraint",)
+FEW_SHOT: Final[Names] = ("few_shot",)  # stands in for the prompt, which is then made of its parts
 # A file's column other_ids would pass for what add_prompts keeps under that name: it is left out.
-USED: Final = {*PROMPT_ID, *USER, *USE_CASE, *CLOSED_DOMAIN, *CONSTRAINT, OTHER_IDS}
+USED: Final = {
+    *PROMPT_ID,
+    *USER,
+    *USE_CASE,
+    *CLOSED_DOMAIN,
+    *CONSTRAINT,
+    *FEW_SHOT,
+    OTHER_IDS,
+}
 
 
 class PromptFile:
     """Turns records into prompts. What it has no column for stays in the prompt's details."""
 
     kind = "prompts"
-    required: Sequence[Names] = (PROMPT,)
+    required: Sequence[Names] = ((*PROMPT, *FEW_SHOT),)
 
     def __init__(self, session: Session, study: Study) -> None:
         self._session = session
@@ -39,7 +48,10 @@ class PromptFile:
         self._unused: dict[str, None] = {}
 
     def parse(self, values: Mapping[str, Any]) -> PromptRow:
+        few_shot = columns.few_shot(values, FEW_SHOT)
         text = columns.text(values, PROMPT, limit=self._limit)
+        if (text is None or not text.strip()) and few_shot is not None:
+            text = few_shot.rendered()
         if text is None or not text.strip():
             raise RowProblem("the prompt is empty")
         row = PromptRow(
@@ -49,9 +61,11 @@ class PromptFile:
             use_case=columns.use_case(values, USE_CASE),
             closed_domain=columns.flag(values, CLOSED_DOMAIN),
             constraint_text=columns.text(values, CONSTRAINT, limit=self._limit) or None,
+            few_shot=few_shot,
             details=columns.others(values, {*USED, columns.value_of(values, PROMPT)[0]}),
         )
-        if len(row.normalized) > self._limit:  # composing characters can also lengthen a text
+        # Composing characters can lengthen a text, and a few-shot prompt is made of many.
+        if len(row.normalized) > self._limit:
             raise RowProblem(f"prompt has more than {self._limit:,} characters in normal form")
         self._unused.update(dict.fromkeys(row.details))
         if reason := self._index.claim(row):

@@ -4,7 +4,8 @@ Field names are a public contract: people's browsers and simulated labelers post
 A demonstration has `text`. A ranking has, by letter, `tier_A` and, where completions are rated,
 `overall_A` (1–7) and `<metadata>_A`, and once `prompt_<metadata>`; metadata is yes, no or empty.
 A prompt to be written has `prompt_text`, or the parts of a few-shot prompt, and `use_case`.
-`active_seconds` is what the browser counted. An empty field is a question not answered.
+`active_seconds` is what the browser counted, `step` (rate or rank) which step of a ranking was on
+the screen: drafts keep it, labels do not. An empty field is a question not answered.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def field_names(task: LabelTask, letters: Sequence[str]) -> frozenset[str]:
         return frozenset({"text", "active_seconds"})
     if task.writing_style is not None:
         return frozenset({*writing_fields(task.writing_style), "active_seconds"})
-    names = {"active_seconds", *(f"tier_{letter}" for letter in letters)}
+    names = {"active_seconds", "step", *(f"tier_{letter}" for letter in letters)}
     if task.batch.rate_completions:
         asked = ["overall", *rating_questions(task.given_prompt)]
         names |= {f"{question}_{letter}" for question in asked for letter in letters}

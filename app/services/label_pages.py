@@ -14,7 +14,7 @@ from functools import lru_cache
 from markdown_it import MarkdownIt
 from sqlalchemy.orm import Session
 
-from app.models import Assignment, LabelKind, Purpose, Study
+from app.models import Assignment, LabelKind, Prompt, Purpose, Study
 from app.services.assignments import lease_of
 from app.services.label_forms import PROMPT_QUESTIONS, rating_questions
 from app.services.studies import current_guidelines
@@ -37,15 +37,36 @@ class Card:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pair:
+    """An example of a few-shot prompt."""
+
+    query: str
+    response: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShot:
+    """The parts of a few-shot prompt."""
+
+    instruction: str
+    pairs: Sequence[Pair]
+    query: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class AssignmentPage:
     """What the page of an assignment shows. `fields` is the form as it was typed so far."""
 
     public_id: str
     kind: str
     evaluation: bool
-    prompt: str
+    prompt: str  # empty where one is to be written
+    few_shot: FewShot | None
+    writing_style: str | None  # of the prompt to be written
+    brief: str | None  # what it shall be about
     cards: Sequence[Card]
     rated: bool
+    suggest_order: bool  # ranking begins with the order of the ratings
     questions: Mapping[str, str]
     prompt_questions: Mapping[str, str]
     fields: Mapping[str, str]
@@ -64,14 +85,26 @@ def assignment_page(
         kind=task.kind.value,
         evaluation=assignment.purpose is Purpose.evaluation,
         prompt=task.prompt.text if task.prompt else "",
+        few_shot=_few_shot(task.prompt),
+        writing_style=task.writing_style.value if task.writing_style else None,
+        brief=task.brief,
         cards=[Card(letter=item.letter, text=item.completion.text) for item in assignment.items],
         rated=rated,
+        suggest_order=rated and task.batch.suggest_order,
         questions=rating_questions(task.given_prompt) if rated else {},
         prompt_questions=PROMPT_QUESTIONS if rated else {},
         fields=fields if fields is not None else (assignment.draft or {}),
         saved_at=assignment.draft_saved_at,
         seconds_left=lease_of(session, assignment).seconds_left,
     )
+
+
+def _few_shot(prompt: Prompt | None) -> FewShot | None:
+    if prompt is None or prompt.few_shot is None:
+        return None
+    parts = prompt.few_shot
+    pairs = [Pair(query=pair["query"], response=pair["response"]) for pair in parts["pairs"]]
+    return FewShot(instruction=parts["instruction"], pairs=pairs, query=parts["query"])
 
 
 def guidelines_html(session: Session, study: Study) -> str:

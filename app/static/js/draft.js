@@ -48,7 +48,7 @@ function forgetSent(current) {
   }
 }
 
-export function keepDraft(form, status, renewed) {
+export function keepDraft(form, status, renewed, { signal }) {
   const key = PREFIX + form.dataset.assignment;
   let base = form.dataset.savedAt;
   let timer = null;
@@ -113,12 +113,20 @@ export function keepDraft(form, status, renewed) {
     status.textContent = `Draft from ${today ? clock(saved) : saved.toLocaleString()} is back`;
   }
 
-  form.addEventListener("input", changed);
-  form.addEventListener("submit", () => {
-    clearTimeout(timer);
-    keepHere({ sent: true });
-  });
-  document.addEventListener("visibilitychange", () => {
-    if (document.hidden && timer !== null) save({ keepalive: true });
-  });
+  form.addEventListener("input", changed, { signal });
+  form.addEventListener(
+    "submit",
+    () => {
+      clearTimeout(timer);
+      keepHere({ sent: true });
+    },
+    { signal },
+  );
+  document.addEventListener(
+    "visibilitychange",
+    () => {
+      if (document.hidden && timer !== null) save({ keepalive: true });
+    },
+    { signal },
+  );
 }

@@ -1,31 +1,36 @@
-// The assignment page: what both kinds of task share, then the one that is on the page.
+// The page of an assignment: starts what its form needs, and again after the next one took its
+// place. Each part listens under an AbortSignal, so that a swap leaves nothing of the last page.
 
 import { countActiveSeconds } from "./active.js";
+import { improveDemonstration } from "./demonstration.js";
 import { keepDraft } from "./draft.js";
+import { listenForKeys } from "./keys.js";
 import { showLease } from "./lease.js";
-import { countWords } from "./demonstration.js";
 import { improveRanking } from "./ranking.js";
 
-const form = document.getElementById("label-form");
+const KINDS = { demonstration: improveDemonstration, ranking: improveRanking };
 
-if (form) {
-  const lease = showLease(document.getElementById("lease"));
-  keepDraft(form, document.getElementById("draft-state"), lease.renewed);
-  countActiveSeconds(form.elements.active_seconds);
-  if (form.dataset.kind === "demonstration") {
-    countWords(form.elements.text, document.getElementById("word-count"));
-    // Beside the prompt the cursor is ready at once; below it, on a phone, the prompt comes first.
-    const beside = window.matchMedia("(min-width: 50.01rem)").matches;
-    if (beside && !document.querySelector('[role="alert"]')) form.elements.text.focus();
-  } else {
-    improveRanking(form);
-  }
+let running = null;
 
-  document.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
-    event.preventDefault();
-    const submit = form.querySelector('button[type="submit"]');
-    if (!submit.disabled) form.requestSubmit(submit);
-  });
-  document.querySelector('[role="alert"]')?.focus();
+// Says a sentence to a screen reader; the same sentence again is said again.
+function announce(text) {
+  const live = document.getElementById("live");
+  live.textContent = "";
+  setTimeout(() => (live.textContent = text), 50);
 }
+
+function start(root) {
+  running?.abort();
+  running = new AbortController();
+  const { signal } = running;
+  const form = root.querySelector("#label-form");
+  if (!form) return;
+  const lease = showLease(root.querySelector("#lease"), { signal });
+  keepDraft(form, root.querySelector("#draft-state"), lease.renewed, { signal });
+  countActiveSeconds(form.elements.active_seconds, { signal });
+  KINDS[form.dataset.kind]?.(form, { signal, announce });
+  listenForKeys(form, { signal });
+  root.querySelector('[role="alert"]')?.focus();
+}
+
+start(document);

@@ -1,6 +1,6 @@
 // The time left on a task. Counted from the server's answer, so a wrong clock does not matter.
 
-export function showLease(element) {
+export function showLease(element, { signal }) {
   let until = null;
   const show = () => {
     if (until === null) return;
@@ -16,6 +16,7 @@ export function showLease(element) {
     show();
   };
   if (element.dataset.secondsLeft) renewed(Number(element.dataset.secondsLeft));
-  setInterval(show, 10_000);
+  const timer = setInterval(show, 10_000);
+  signal.addEventListener("abort", () => clearInterval(timer));
   return { renewed };
 }

@@ -40,7 +40,7 @@ from app.models import (
     Study,
     User,
 )
-from app.services import batches
+from app.services.batch_progress import batch_progress
 from app.supervisor import Supervisor
 
 SMALL: dict[str, Any] = {
@@ -207,7 +207,7 @@ def _samples_of_the_new_policy_wait_to_be_ranked(session: Session) -> None:
     batch = session.scalars(
         select(Batch).where(Batch.stage == "rankings", Batch.round_id.is_(None))
     ).one()
-    assert not batches.batch_progress(session, batch).finished
+    assert not batch_progress(session, batch).finished
     assert session.scalar(
         select(func.count()).select_from(LabelTask).where(LabelTask.batch_id == batch.id)
     )

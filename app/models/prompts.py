@@ -123,6 +123,7 @@ class Completion(HasId, Base):
         ForeignKeyConstraint(["policy_id", "study_id"], ["policies.id", "policies.study_id"]),
         UniqueConstraint("id", "prompt_id"),
         UniqueConstraint("run_id", "policy_id", "prompt_id", "sample_index"),
+        UniqueConstraint("demonstration_id"),
         Index("ix_completions_prompt_policy", "prompt_id", "policy_id"),
     )
 
@@ -137,6 +138,8 @@ class Completion(HasId, Base):
     external_score: Mapped[float | None]  # a number that came with an imported file
     run_id: Mapped[int | None] = mapped_column(ForeignKey("runs.id", use_alter=True))
     import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"), index=True)
+    # The demonstration that is ranked as this completion: its labeler does not rank it.
+    demonstration_id: Mapped[int | None] = mapped_column(ForeignKey("demonstrations.id"))
     created_at: Mapped[CreatedAt]
 
     prompt: Mapped[Prompt] = relationship(

@@ -15,11 +15,11 @@ from app.models import LabelKind, Pool, Purpose, Split, Study
 from app.render import page
 from app.routes.deps import ResearcherStudy
 from app.services.batch_contents import policies_with_completions
+from app.services.batch_progress import batches_with_progress
 from app.services.batches import (
     MAX_K,
     MIN_K,
     PAPER_MIN_K,
-    batches_with_progress,
     create_demonstration_batch,
     ranking_batch_from_policies,
 )

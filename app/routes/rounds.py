@@ -16,7 +16,7 @@ from app.models import Study
 from app.render import page
 from app.routes.deps import CurrentUser, ResearcherStudy
 from app.services import rounds, studies
-from app.services.batches import batches_with_progress
+from app.services.batch_progress import batches_with_progress
 from app.services.round_config import REHEARSAL, RoundConfig, round_config
 from app.services.round_views import round_view
 

@@ -1,8 +1,11 @@
-"""Assignments: who has which label task on the screen, for how long, and with what draft.
+"""Assignments: who has which label task on the screen, for how long, and which comes next.
 
 An assignment is `leased` until it is `submitted` (services.labels), `skipped` by the labeler, or
-`returned` because its time ran out. A slot of the task belongs to it while leased and for good
-once submitted. Locks are taken in one order: membership, label task, assignment, batch.
+`returned` because its time ran out. While it is leased the next one may be `reserved`, so that it
+is on the screen at once: it runs as long as the lease it waits behind and then takes its place. A
+slot of the task belongs to an assignment while leased or reserved, and for good once submitted.
+Locks are taken in one order: membership, label task, assignment, batch; and of label tasks one at
+a time, except those that SKIP LOCKED finds free.
 """
 
 from __future__ import annotations
@@ -13,10 +16,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Select, func, select, text
+from sqlalchemy import ColumnElement, Select, func, select, text, update
 from sqlalchemy.orm import Session, joinedload, object_mapper, selectinload
 
-from app.errors import Conflict, DomainError, Forbidden, Invalid, NotFound
+from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.models import (
     Assignment,
     AssignmentItem,
@@ -29,13 +32,17 @@ from app.models import (
     Membership,
     User,
 )
-from app.services.label_forms import SKIP_REASONS, field_names
+from app.services.acknowledgements import unread_guidelines
+from app.services.label_forms import SKIP_REASONS
 
-MAX_DRAFT_CHARACTERS = 400_000
+HOLDS_SLOT = (AssignmentState.leased, AssignmentState.reserved)
 
 
-class DraftTooLarge(DomainError):
-    status = 413
+class GuidelinesUnread(Conflict):
+    """A newer version of the guidelines has to be read before the next task."""
+
+    def __init__(self) -> None:
+        super().__init__("The guidelines have changed. Read them before you go on.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,55 +52,160 @@ class Lease:
     seconds_left: float | None
 
 
-def lease_next(session: Session, membership: Membership) -> Assignment | None:
-    """The labeler's live lease, or the next free task of their pool; None when there is no work.
+def lock_labeler(session: Session, study_id: int, user_id: int) -> None:
+    """Let one request of a labeler at a time change what they hold: two tabs wait for each other.
 
-    Tasks come in the order of (priority, id), and none comes twice to the same labeler, except a
-    task of theirs whose time ran out, with its draft. Raises Forbidden without a pool.
+    The first lock that a transaction takes.
+    """
+    session.execute(
+        select(Membership.user_id)
+        .where(Membership.study_id == study_id, Membership.user_id == user_id)
+        .with_for_update(key_share=True)
+    )
+
+
+def lease_next(session: Session, membership: Membership) -> Assignment | None:
+    """The labeler's live lease, or their next task; None when there is no work.
+
+    Next is what was reserved; then a task of theirs whose time ran out, with its draft; then the
+    first free task of the pool by (priority, id), and none twice. Raises Forbidden without a pool,
+    and GuidelinesUnread.
     """
     if membership.pool is None:
         raise Forbidden("This page is for labelers of the study.")
-    # Two tabs of one person wait here for each other, and end with the same lease.
-    session.execute(
-        select(Membership.user_id)
-        .where(Membership.study_id == membership.study_id, Membership.user_id == membership.user_id)
-        .with_for_update(key_share=True)
-    )
-    current = session.scalar(
-        select(Assignment)
-        .where(
-            Assignment.user_id == membership.user_id,
-            Assignment.study_id == membership.study_id,
-            Assignment.state == AssignmentState.leased,
-        )
-        .options(joinedload(Assignment.label_task).joinedload(LabelTask.batch))
-        .with_for_update(of=Assignment)
-        .execution_options(populate_existing=True)
-    )
+    lock_labeler(session, membership.study_id, membership.user_id)
+    current = _held(session, membership, AssignmentState.leased)
     if current is not None:
-        _renew(current, current.label_task.batch)
+        renew(session, current, current.label_task.batch)
         session.flush()
         return current
-    task = session.scalar(_free_tasks(membership).with_for_update(skip_locked=True, of=LabelTask))
+    if unread_guidelines(session, membership) is not None:
+        raise GuidelinesUnread
+    ahead = _open_reserved(session, membership)
+    if ahead is not None:
+        _promote(session, ahead)
+        return ahead
+    task = _next_task(session, membership)
     if task is None:
-        # All that is left may be locked for a moment by others who leave slots free: wait for them.
-        task = session.scalar(_free_tasks(membership).with_for_update(of=LabelTask))
-    return None if task is None else _lease(session, membership, task)
+        return None
+    assignment = _take(session, membership, task, AssignmentState.leased)
+    renew(session, assignment, session.get_one(Batch, task.batch_id))
+    session.flush()
+    return assignment
+
+
+def reserve_ahead(session: Session, membership: Membership) -> Assignment | None:
+    """The task that will follow the labeler's live lease, theirs from now on; the same each time.
+
+    None when there is no live lease or no further work, and while guidelines are unread.
+    """
+    lock_labeler(session, membership.study_id, membership.user_id)
+    lease_until = session.scalar(
+        select(Assignment.lease_until).where(
+            *_of(membership, AssignmentState.leased), Assignment.lease_until > func.now()
+        )
+    )
+    if lease_until is None or unread_guidelines(session, membership) is not None:
+        return None
+    ahead = _open_reserved(session, membership)
+    if ahead is not None:
+        return ahead
+    task = _next_task(session, membership)
+    if task is None:
+        return None
+    assignment = _take(session, membership, task, AssignmentState.reserved)
+    assignment.lease_until = lease_until
+    session.flush()
+    return assignment
+
+
+def go_on(session: Session, membership: Membership) -> Assignment | None:
+    """What is on the screen after a submit or skip in the same transaction.
+
+    That is another lease of the labeler, or what was reserved, which becomes it. None otherwise:
+    a free task is taken by a request of its own, because this one holds a label task already.
+    """
+    current = _held(session, membership, AssignmentState.leased)
+    if current is not None:
+        return current
+    ahead = _held(session, membership, AssignmentState.reserved)
+    if ahead is None or ahead.label_task.state is not LabelTaskState.open:
+        return None
+    if unread_guidelines(session, membership) is not None:
+        return None
+    _promote(session, ahead)
+    return ahead
 
 
 def work_waits(session: Session, membership: Membership) -> bool:
     """Whether lease_next would give something. Takes no lock and changes nothing."""
-    live = (
-        select(Assignment.id)
-        .where(
-            Assignment.user_id == membership.user_id,
-            Assignment.study_id == membership.study_id,
-            Assignment.state == AssignmentState.leased,
-        )
-        .exists()
-    )
+    live = select(Assignment.id).where(*_of(membership, *HOLDS_SLOT)).exists()
     free = _free_tasks(membership).with_only_columns(LabelTask.id).exists()
     return bool(session.scalar(select(live | free)))
+
+
+def _of(membership: Membership, *states: AssignmentState) -> tuple[ColumnElement[bool], ...]:
+    return (
+        Assignment.user_id == membership.user_id,
+        Assignment.study_id == membership.study_id,
+        Assignment.state.in_(states),
+    )
+
+
+def _held(session: Session, membership: Membership, state: AssignmentState) -> Assignment | None:
+    """The labeler's one assignment in this state, locked, with its task and batch."""
+    return session.scalar(
+        select(Assignment)
+        .where(*_of(membership, state))
+        .options(joinedload(Assignment.label_task).joinedload(LabelTask.batch))
+        .with_for_update(of=Assignment)
+        .execution_options(populate_existing=True)
+    )
+
+
+def _open_reserved(session: Session, membership: Membership) -> Assignment | None:
+    """What is reserved for the labeler; it is given back if a researcher withdrew the task."""
+    ahead = _held(session, membership, AssignmentState.reserved)
+    if ahead is None or ahead.label_task.state is LabelTaskState.open:
+        return ahead
+    task = lock_assignment(session, ahead)
+    ahead.state = AssignmentState.returned
+    task.slots_taken -= 1
+    session.flush()
+    return None
+
+
+def _promote(session: Session, ahead: Assignment) -> None:
+    """Make the reserved assignment the lease. It holds its slot already."""
+    ahead.state = AssignmentState.leased
+    ahead.leased_at = func.now()
+    renew(session, ahead, ahead.label_task.batch)
+    session.flush()
+
+
+def _next_task(session: Session, membership: Membership) -> LabelTask | None:
+    """The task to take next, locked."""
+    free = _free_tasks(membership)
+    begun = (
+        select(LabelTask)
+        .join(Assignment, Assignment.label_task_id == LabelTask.id)
+        .where(
+            *_of(membership, AssignmentState.returned),
+            Assignment.draft_saved_at.is_not(None),
+            LabelTask.state == LabelTaskState.open,
+            LabelTask.slots_taken < LabelTask.labels_wanted,
+        )
+        .order_by(Assignment.draft_saved_at.desc())
+        .limit(1)
+        .execution_options(populate_existing=True)
+    )
+    task = session.scalar(begun.with_for_update(skip_locked=True, of=LabelTask))
+    if task is None:
+        task = session.scalar(free.with_for_update(skip_locked=True, of=LabelTask))
+    if task is None:
+        # All that is left may be locked for a moment by others who leave slots free: wait for them.
+        task = session.scalar(free.with_for_update(of=LabelTask))
+    return task
 
 
 def _free_tasks(membership: Membership) -> Select[LabelTask]:
@@ -118,8 +230,10 @@ def _free_tasks(membership: Membership) -> Select[LabelTask]:
     )
 
 
-def _lease(session: Session, membership: Membership, task: LabelTask) -> Assignment:
-    batch = session.get_one(Batch, task.batch_id)
+def _take(
+    session: Session, membership: Membership, task: LabelTask, state: AssignmentState
+) -> Assignment:
+    """A slot of the locked task for the labeler: their returned assignment of it, or a new one."""
     assignment = session.scalar(
         select(Assignment).where(
             Assignment.label_task_id == task.id, Assignment.user_id == membership.user_id
@@ -137,11 +251,9 @@ def _lease(session: Session, membership: Membership, task: LabelTask) -> Assignm
         if task.kind is LabelKind.ranking:
             assignment.items = _shuffled_items(session, task)
         session.add(assignment)
-    assignment.state = AssignmentState.leased
+    assignment.state = state
     assignment.leased_at = func.now()
-    _renew(assignment, batch)
     task.slots_taken += 1
-    session.flush()
     return assignment
 
 
@@ -158,12 +270,24 @@ def _shuffled_items(session: Session, task: LabelTask) -> list[AssignmentItem]:
     return [AssignmentItem(position=place, completion_id=id_) for place, id_ in enumerate(ids)]
 
 
-def _renew(assignment: Assignment, batch: Batch) -> None:
-    assignment.lease_until = func.now() + timedelta(minutes=batch.lease_minutes)
+def renew(session: Session, assignment: Assignment, batch: Batch) -> None:
+    """Let the lease, and what is reserved behind it, run the batch's full time from now."""
+    until = func.now() + timedelta(minutes=batch.lease_minutes)
+    assignment.lease_until = until
+    session.execute(
+        update(Assignment)
+        .where(
+            Assignment.user_id == assignment.user_id,
+            Assignment.study_id == assignment.study_id,
+            Assignment.state == AssignmentState.reserved,
+        )
+        .values(lease_until=until)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def return_expired(session: Session) -> int:
-    """Take back the leases whose time ran out; drafts stay. Returns how many.
+    """Take back the leases and reservations whose time ran out; drafts stay. Returns how many.
 
     Rows that somebody is working on at this moment are left to the next sweep.
     """
@@ -172,7 +296,7 @@ def return_expired(session: Session) -> int:
             """
             WITH due AS (
                 SELECT a.id FROM assignments a JOIN label_tasks t ON t.id = a.label_task_id
-                WHERE a.state = 'leased' AND a.lease_until < now()
+                WHERE a.state IN ('leased', 'reserved') AND a.lease_until < now()
                 ORDER BY t.id, a.id
                 FOR UPDATE OF t, a SKIP LOCKED
             ), freed AS (
@@ -222,7 +346,7 @@ def lock_assignment(session: Session, assignment: Assignment) -> LabelTask:
 
 
 def take_slot_again(task: LabelTask) -> bool:
-    """Give a returned assignment its slot back, if the locked task has one free."""
+    """Give a returned assignment its slot in the locked task back, if one is free."""
     if task.state is not LabelTaskState.open or task.slots_taken >= task.labels_wanted:
         return False
     task.slots_taken += 1
@@ -231,27 +355,6 @@ def take_slot_again(task: LabelTask) -> bool:
 
 def letters(assignment: Assignment) -> list[str]:
     return [item.letter for item in assignment.items]
-
-
-def save_draft(session: Session, assignment: Assignment, fields: dict[str, str]) -> Lease:
-    """Keep what was typed, whatever became of the lease, and renew the lease if it can be.
-
-    Unknown and empty fields are left out. Raises Conflict once the assignment is submitted or
-    skipped, and DraftTooLarge.
-    """
-    task = lock_assignment(session, assignment)
-    if assignment.state in {AssignmentState.submitted, AssignmentState.skipped}:
-        raise Conflict(f"This assignment is already {assignment.state.value}.")
-    known = field_names(task, letters(assignment))
-    draft = {name: value for name, value in fields.items() if value and name in known}
-    if sum(map(len, draft.values())) > MAX_DRAFT_CHARACTERS:
-        raise DraftTooLarge("This is too much text for a draft.")
-    assignment.draft = draft
-    assignment.draft_saved_at = func.now()
-    if assignment.state is AssignmentState.leased:
-        _renew(assignment, task.batch)
-    session.flush()
-    return lease_of(session, assignment)
 
 
 def lease_of(session: Session, assignment: Assignment) -> Lease:
@@ -270,10 +373,11 @@ def skip(session: Session, assignment: Assignment, reason: str) -> None:
     """Hand the task back for good, saying why. Raises Invalid, and Conflict once submitted."""
     if reason not in SKIP_REASONS:
         raise Invalid("Choose why you skip this.")
+    lock_labeler(session, assignment.study_id, assignment.user_id)
     task = lock_assignment(session, assignment)
     if assignment.state is AssignmentState.submitted:
         raise Conflict("You have already submitted this one.")
-    if assignment.state is AssignmentState.leased:
+    if assignment.state in HOLDS_SLOT:
         task.slots_taken -= 1
     assignment.state = AssignmentState.skipped
     assignment.skip_reason = reason

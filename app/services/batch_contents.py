@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from app.errors import Invalid
 from app.models import (
     Completion,
+    Demonstration,
     LabelKind,
     LabelTask,
     LabelTaskState,
     Policy,
+    PolicyKind,
     Prompt,
     Purpose,
     Split,
     Study,
 )
+from app.services.bulk import among
+
+DEMONSTRATIONS = "demonstrations"  # the policy whose completions are labelers' demonstrations
 
 # Demonstrations and training rankings also cover valid prompts: on those the models are checked.
 # Evaluations stay on the users that no training has seen.
@@ -76,17 +82,9 @@ def policies_with_completions(session: Session, study: Study) -> list[tuple[Poli
 
 
 def completions_by_prompt(
-    session: Session,
-    study: Study,
-    policies: Sequence[Policy],
-    *,
-    splits: Sequence[Split],
-    at_least: int = 1,
+    session: Session, study: Study, policies: Sequence[Policy], *, splits: Sequence[Split]
 ) -> dict[int, list[int]]:
-    """Ids of the newest completion that each of the policies gave, by prompt id.
-
-    Prompts that fewer than `at_least` of the policies have completed are left out.
-    """
+    """Ids of the newest completion that each of the policies gave, by prompt id."""
     newest = (
         select(Completion.prompt_id, Completion.policy_id, func.max(Completion.id).label("id"))
         .join(Completion.prompt)
@@ -101,4 +99,55 @@ def completions_by_prompt(
     found: dict[int, list[int]] = {}
     for prompt_id, _policy_id, completion_id in session.execute(newest):
         found.setdefault(prompt_id, []).append(completion_id)
-    return {prompt_id: ids for prompt_id, ids in found.items() if len(ids) >= at_least}
+    return found
+
+
+def newest_demonstrations(
+    session: Session, study: Study, prompts: Collection[int]
+) -> dict[int, int]:
+    """The id of the newest current training demonstration of each of the prompts that has one."""
+    newest = (
+        select(Demonstration.prompt_id, func.max(Demonstration.id))
+        .where(
+            Demonstration.study_id == study.id,
+            Demonstration.purpose == Purpose.training,
+            Demonstration.superseded_at.is_(None),
+            among(Demonstration.prompt_id, prompts),
+        )
+        .group_by(Demonstration.prompt_id)
+    )
+    return dict(iter(session.execute(newest)))
+
+
+def ranked_as_completions(
+    session: Session, study: Study, demonstrations: Collection[int]
+) -> dict[int, int]:
+    """The id of the completion that stands for each of these demonstrations; made where missing.
+
+    They belong to the external policy DEMONSTRATIONS.
+    """
+    if not demonstrations:
+        return {}
+    session.execute(
+        upsert(Policy).on_conflict_do_nothing(),
+        {
+            "study_id": study.id,
+            "name": DEMONSTRATIONS,
+            "label": DEMONSTRATIONS,
+            "kind": PolicyKind.external,
+        },
+    )
+    policy_id = select(Policy.id).where(Policy.study_id == study.id, Policy.name == DEMONSTRATIONS)
+    texts = select(
+        Demonstration.study_id,
+        Demonstration.prompt_id,
+        policy_id.scalar_subquery(),
+        Demonstration.text,
+        Demonstration.id,
+    ).where(Demonstration.study_id == study.id, among(Demonstration.id, demonstrations))
+    columns = ["study_id", "prompt_id", "policy_id", "text", "demonstration_id"]
+    session.execute(upsert(Completion).from_select(columns, texts).on_conflict_do_nothing())
+    made = select(Completion.demonstration_id, Completion.id).where(
+        among(Completion.demonstration_id, demonstrations)
+    )
+    return {key: completion_id for key, completion_id in session.execute(made) if key is not None}

@@ -28,7 +28,7 @@ from app.models import (
     User,
 )
 from app.services import runs
-from app.services.batches import BatchProgress, batch_progress
+from app.services.batch_progress import BatchProgress, batch_progress
 from app.services.results import round_report
 from app.services.round_config import RoundConfig
 from app.services.round_context import Context, choose_prompts

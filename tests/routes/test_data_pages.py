@@ -30,7 +30,7 @@ from app.models import (
     UseCase,
     User,
 )
-from app.services.batches import batch_progress
+from app.services.batch_progress import batch_progress
 from tests import factories as make
 
 HTMX = {"HX-Request": "true"}

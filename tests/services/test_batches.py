@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from sqlalchemy import event, func, select
+from sqlalchemy import event, func, select, update
 from sqlalchemy.orm import Session
 
 from app.errors import Invalid
 from app.models import (
     Completion,
+    Demonstration,
     LabelKind,
     LabelTask,
     LabelTaskCompletion,
@@ -20,10 +23,9 @@ from app.models import (
     Split,
     Study,
 )
+from app.services.assignments import lease_next, work_waits
+from app.services.batch_progress import BatchProgress, batch_progress, batches_with_progress
 from app.services.batches import (
-    BatchProgress,
-    batch_progress,
-    batches_with_progress,
     create_demonstration_batch,
     create_ranking_batch,
     ranking_batch_from_policies,
@@ -243,3 +245,61 @@ def test_a_large_batch_takes_few_statements(session: Session, study: Study) -> N
     finally:
         event.remove(engine, "before_cursor_execute", note)
     assert len(statements) <= 10
+
+
+def test_demonstrations_are_ranked_among_completions_but_not_by_who_wrote_them(
+    session: Session, study: Study
+) -> None:
+    shown_to, plain = completed_prompts(session, study, 2, 3)
+    writer, other = (make_labeler(session, study) for _ in range(2))
+    create_demonstration_batch(session, study, name="d", prompts=[shown_to.id], labels_per_task=2)
+    for labeler, text in ((other, "an older one"), (writer, "the newest one")):
+        give_label(session, labeler, {"text": text})
+    policies = policies_of(session, study)
+    options: dict[str, Any] = {"name": "x", "k_min": 3, "k_max": 3, "labels_wanted": 2}
+    batch = ranking_batch_from_policies(
+        session, study, policies, **options, include_demonstrations=True
+    )
+    task = next(task for task in tasks_of(session, batch) if task.prompt_id == shown_to.id)
+    ranked = list(
+        session.scalars(select(Completion).where(Completion.id.in_(shown(session, task))))
+    )
+    assert len(ranked) == 3  # two of the policies' three, and the demonstration
+    texts = [row.text for row in ranked if row.demonstration_id is not None]
+    assert texts == ["the newest one"]
+
+    # The other labeler ranks both prompts; who wrote the demonstration ranks only the plain one.
+    done = {
+        labeler.user_id: [give_label(session, labeler).label_task.prompt_id for _ in range(n)]
+        for labeler, n in ((writer, 1), (other, 2))
+    }
+    assert done[writer.user_id] == [plain.id]
+    assert set(done[other.user_id]) == {plain.id, shown_to.id}
+    assert lease_next(session, writer) is None
+    assert not work_waits(session, writer)
+    assert work_waits(session, make_labeler(session, study))
+
+    # The completion that stands for a demonstration is made once; its policy can be chosen too.
+    ranking_batch_from_policies(session, study, policies, **options, include_demonstrations=True)
+    stand_ins = select(Completion).where(Completion.demonstration_id.is_not(None))
+    assert len(session.scalars(stand_ins).all()) == 1
+    chosen = policies_of(session, study)
+    assert {policy.name for policy in chosen} - {policy.name for policy in policies} == {
+        "demonstrations"
+    }
+    again = ranking_batch_from_policies(
+        session, study, chosen, name="x", include_demonstrations=True
+    )
+    sizes = {task.prompt_id: len(shown(session, task)) for task in tasks_of(session, again)}
+    assert sizes == {shown_to.id: 4}  # K is 4: the plain prompt has but 3
+
+
+def test_a_corrected_demonstration_is_not_ranked_any_more(session: Session, study: Study) -> None:
+    prompt = completed_prompts(session, study, 1, 3)[0]
+    create_demonstration_batch(session, study, name="d", prompts=[prompt.id])
+    give_label(session, make_labeler(session, study))
+    session.execute(update(Demonstration).values(superseded_at=func.now()))
+    with pytest.raises(Invalid, match="0 prompts of the chosen splits"):
+        ranking_batch_from_policies(
+            session, study, policies_of(session, study), name="x", include_demonstrations=True
+        )

@@ -16,7 +16,7 @@ from app.models import (
     Study,
     User,
 )
-from app.services.batches import batch_progress
+from app.services.batch_progress import batch_progress
 from app.services.judge import rank_by_score, tiers_by_score
 from tests.factories import make_completions, make_prompt, make_study, make_user, tasks_of
 

@@ -25,6 +25,8 @@ from app.models import (
     AssignmentItem,
     AssignmentState,
     Batch,
+    Completion,
+    Demonstration,
     LabelKind,
     LabelTask,
     LabelTaskCompletion,
@@ -215,6 +217,15 @@ def _free_tasks(membership: Membership) -> Select[LabelTask]:
         Assignment.user_id == membership.user_id,
         Assignment.state != AssignmentState.returned,
     )
+    own_demonstration = (
+        select(Demonstration.id)
+        .join(Completion, Completion.demonstration_id == Demonstration.id)
+        .join(LabelTaskCompletion, LabelTaskCompletion.completion_id == Completion.id)
+        .where(
+            LabelTaskCompletion.label_task_id == LabelTask.id,
+            Demonstration.user_id == membership.user_id,
+        )
+    )
     return (
         select(LabelTask)
         .where(
@@ -223,6 +234,7 @@ def _free_tasks(membership: Membership) -> Select[LabelTask]:
             LabelTask.state == LabelTaskState.open,
             LabelTask.slots_taken < LabelTask.labels_wanted,
             ~had.exists(),
+            ~own_demonstration.exists(),
         )
         .order_by(LabelTask.priority, LabelTask.id)
         .limit(1)

@@ -72,18 +72,23 @@ class AddedPrompts:
 
 
 class PromptIndex:
-    """The study's prompts by content and by the names that files give them, in memory."""
+    """The study's prompts by content and by the names that files give them, in memory.
 
-    def __init__(self, session: Session, study: Study) -> None:
+    With `among_texts`, hashes of texts, only those: enough for rows that bring no names.
+    """
+
+    def __init__(
+        self, session: Session, study: Study, *, among_texts: Sequence[str] | None = None
+    ) -> None:
         self.by_text: dict[str, int] = {}  # prompt id by text_sha256
         self.text_of: dict[str, str] = {}  # text_sha256 by external id
         self.stored_names: set[str] = set()
-        rows = session.execute(
-            select(
-                Prompt.id, Prompt.text_sha256, Prompt.external_id, Prompt.details[OTHER_IDS]
-            ).where(Prompt.study_id == study.id)
-        )
-        for prompt_id, sha256, external_id, others in rows:
+        rows = select(
+            Prompt.id, Prompt.text_sha256, Prompt.external_id, Prompt.details[OTHER_IDS]
+        ).where(Prompt.study_id == study.id)
+        if among_texts is not None:
+            rows = rows.where(among(Prompt.text_sha256, among_texts))
+        for prompt_id, sha256, external_id, others in session.execute(rows):
             self.by_text[sha256] = prompt_id
             for name in (external_id, *(others or ())):
                 if name is not None:

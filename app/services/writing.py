@@ -1,0 +1,115 @@
+"""Prompts that labelers write, in the paper's three kinds (appendix A.2.1).
+
+A batch asks for them; what is submitted becomes a prompt of the study like any other. Its source
+user is the labeler, under a pseudonym, so that all prompts of a labeler are in one split.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.errors import Invalid
+from app.models import (
+    Assignment,
+    Batch,
+    LabelKind,
+    Prompt,
+    Study,
+    User,
+    WritingStyle,
+    WrittenPrompt,
+)
+from app.services.batch_rows import add_tasks, new_batch
+from app.services.label_forms import FormProblems
+from app.services.prompts import PromptIndex, PromptRow, add_prompts
+from app.services.writing_forms import PromptAnswers
+
+MAX_BRIEF = 2_000
+
+
+def create_writing_batch(
+    session: Session,
+    study: Study,
+    *,
+    name: str,
+    style: WritingStyle,
+    count: int,
+    briefs: Sequence[str] = (),
+    labels_per_task: int = 1,
+    priority: int = 0,
+    lease_minutes: int = 60,
+) -> Batch:
+    """`count` tasks to write a prompt, each by `labels_per_task` labelers of the training pool.
+
+    `briefs` say what the prompts are about, and are dealt round; user-based prompts are written
+    after a use case, so they need some. Raises Invalid.
+    """
+    briefs = [brief.strip() for brief in briefs if brief.strip()]
+    if count < 1:
+        raise Invalid("A batch has at least one prompt.")
+    if style is WritingStyle.user_based and not briefs:
+        raise Invalid("User-based prompts are written after a use case: give at least one.")
+    if too_long := next((brief for brief in briefs if len(brief) > MAX_BRIEF), None):
+        raise Invalid(f"“{too_long[:40]}…” has more than {MAX_BRIEF:,} characters.")
+    batch = new_batch(session, study, kind=LabelKind.prompt, name=name, lease_minutes=lease_minutes)
+    about = [
+        {"writing_style": style, "brief": briefs[place % len(briefs)] if briefs else None}
+        for place in range(count)
+    ]
+    add_tasks(session, batch, about, labels_wanted=labels_per_task, priority=priority)
+    return batch
+
+
+def source_of(study: Study, user_id: int) -> str:
+    """The source user that a labeler is in this study: always the same, and not their name."""
+    digest = hmac.digest(study.split_key.encode(), f"labeler {user_id}".encode(), "sha256")
+    return f"labeler {digest.hex()[:10]}"
+
+
+def refuse_duplicate(
+    session: Session, study: Study, assignment: Assignment, answers: PromptAnswers
+) -> None:
+    """Raises FormProblems if the study has this text, but for what this assignment wrote before.
+
+    The study stays locked until the transaction ends: nobody stores the text in the meantime.
+    """
+    session.refresh(study, ["split_key"], with_for_update={"key_share": True})
+    row = PromptRow(text=answers.text)
+    known = select(Prompt.id).where(Prompt.study_id == study.id, Prompt.text_sha256 == row.sha256)
+    earlier = select(WrittenPrompt.prompt_id).where(WrittenPrompt.assignment_id == assignment.id)
+    if session.scalar(known.where(Prompt.id.not_in(earlier))) is not None:
+        field = "instruction" if answers.few_shot else "prompt_text"
+        raise FormProblems(
+            {field: "The study has this very prompt already. Change it, or write another one."}
+        )
+
+
+def store_prompt(
+    session: Session,
+    study: Study,
+    user: User,
+    answers: PromptAnswers,
+    style: WritingStyle,
+    about: Mapping[str, Any],
+) -> WrittenPrompt:
+    """The prompt, in its labeler's split, and that they wrote it; call refuse_duplicate before.
+
+    `about` is what every label carries, without its prompt.
+    """
+    row = PromptRow(
+        text=answers.text,
+        user=source_of(study, user.id),
+        use_case=answers.use_case,
+        few_shot=answers.few_shot,
+    )
+    index = PromptIndex(session, study, among_texts=[row.sha256])
+    added = add_prompts(session, study, [row], index=index)
+    written = WrittenPrompt(**{**about, "prompt_id": added.prompt_ids[0], "writing_style": style})
+    session.add(written)
+    session.flush()
+    return written

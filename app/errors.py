@@ -59,7 +59,8 @@ class SignInRequired(DomainError):
     status = 401
 
 
-def _wants_json(request: Request) -> bool:
+def wants_json(request: Request) -> bool:
+    """Whether a script asked, which reads answers instead of showing them."""
     return request.url.path.startswith("/api/") or request.headers.get("accept", "").startswith(
         "application/json"
     )
@@ -67,7 +68,7 @@ def _wants_json(request: Request) -> bool:
 
 def _respond(request: Request, status: int, message: str) -> Response:
     title = TITLES.get(status, TITLES[400])
-    if _wants_json(request):
+    if wants_json(request):
         return JSONResponse({"error": title, "detail": message}, status_code=status)
     return page(request, "error.html", {"title": title, "message": message}, status=status)
 
@@ -82,7 +83,7 @@ def _validation_message(error: RequestValidationError) -> str:
 def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(SignInRequired)
     def _sign_in(request: Request, error: SignInRequired) -> Response:
-        if _wants_json(request):
+        if wants_json(request):
             return JSONResponse({"error": "Sign in", "detail": error.message}, status_code=401)
         target = "/login" if request.method != "GET" else f"/login?next={request.url.path}"
         if is_fragment(request):

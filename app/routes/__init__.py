@@ -8,6 +8,7 @@ from app.routes import (
     health,
     imports,
     label,
+    label_history,
     members,
     prompts,
     rounds,
@@ -19,6 +20,7 @@ routers: list[APIRouter] = [
     health.router,
     auth.router,
     label.router,
+    label_history.router,
     studies.router,  # before the routers whose addresses begin with a study's slug
     prompts.router,
     imports.router,

@@ -1,4 +1,4 @@
-"""The labeler's loop: next task, its page, draft, submit, skip."""
+"""The labeler's loop: next task, its page, the one after it, draft, submit, skip."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from markupsafe import Markup
 
 from app.db import DbSession
+from app.errors import Conflict, wants_json
 from app.models import Assignment, AssignmentState, Membership, Study
 from app.render import page
 from app.routes.deps import CurrentUser, LabelerMembership
-from app.services import assignments, labels, people
+from app.services import assignments, corrections, drafts, flags, labels, people
 from app.services.label_forms import SKIP_REASONS, FormProblems, clean_fields
 from app.services.label_pages import assignment_page, guidelines_html
 
@@ -36,12 +37,20 @@ async def form_fields(request: Request) -> dict[str, str]:
 FormFields = Annotated[dict[str, str], Depends(form_fields)]
 
 
-def _study(session: DbSession, assignment: Assignment) -> Study:
-    return session.get_one(Study, assignment.study_id)
+def labeler_context(session: DbSession, membership: Membership) -> dict[str, Any]:
+    """What the frame of every labeler's page shows."""
+    return {
+        "study": membership.study,
+        "today": assignments.submitted_today(session, membership),
+        "unseen": flags.unseen_answers(session, membership),
+    }
 
 
-def _onward(session: DbSession, assignment: Assignment) -> Response:
-    return RedirectResponse(f"/label/{_study(session, assignment).slug}", status_code=303)
+def membership_of(session: DbSession, assignment: Assignment) -> Membership:
+    key = (assignment.study_id, assignment.user_id)
+    membership = session.get_one(Membership, key)
+    membership.study = session.get_one(Study, assignment.study_id)
+    return membership
 
 
 def _render(
@@ -51,23 +60,38 @@ def _render(
     *,
     fields: dict[str, str] | None = None,
     problems: dict[str, str] | None = None,
-    lost: str | None = None,
+    refused: str | None = None,
     status: int = 200,
 ) -> Response:
-    study = _study(session, assignment)
-    membership = session.get_one(Membership, (study.id, assignment.user_id))
+    membership = membership_of(session, assignment)
     shown = assignment_page(session, assignment, fields)
-    context: dict[str, Any] = {
-        "study": study,
+    context: dict[str, Any] = labeler_context(session, membership) | {
         "page": shown,
         "problems": problems or {},
-        "lost": lost,
+        "refused": refused,
         "skip_reasons": SKIP_REASONS,
-        "today": assignments.submitted_today(session, membership),
-        "guidelines": Markup(guidelines_html(session, study)),
+        "guidelines": Markup(guidelines_html(session, membership.study)),
     }
-    template = "label/lost.html" if lost else f"label/{shown.kind}.html"
+    template = "label/lost.html" if refused else f"label/{shown.kind}.html"
     return page(request, template, context, status=status)
+
+
+def _onward(
+    request: Request, session: DbSession, assignment: Assignment, *, stored: bool = True
+) -> Response:
+    """To what is next: a page, or where it is for a script that may have it already."""
+    membership = membership_of(session, assignment)
+    start = f"/label/{membership.study.slug}"
+    if not wants_json(request):
+        return RedirectResponse(start, status_code=303)
+    following = assignments.go_on(session, membership)
+    answer = {
+        "location": f"/assignments/{following.public_id}" if following else start,
+        "seconds_left": following and assignments.lease_of(session, following).seconds_left,
+        "stored": stored,
+        "today": assignments.submitted_today(session, membership),
+    }
+    return JSONResponse(answer)
 
 
 @router.get("/label")
@@ -86,7 +110,10 @@ def choose_study(request: Request, session: DbSession, user: CurrentUser) -> Res
 def next_assignment(
     request: Request, session: DbSession, membership: LabelerMembership
 ) -> Response:
-    assignment = assignments.lease_next(session, membership)
+    try:
+        assignment = assignments.lease_next(session, membership)
+    except assignments.GuidelinesUnread:
+        return RedirectResponse(f"/label/{membership.study.slug}/guidelines", status_code=303)
     if assignment is None:
         return _no_work(request, session, membership, waits=False)
     return RedirectResponse(f"/assignments/{assignment.public_id}", status_code=303)
@@ -102,18 +129,36 @@ def work(request: Request, session: DbSession, membership: LabelerMembership) ->
 def _no_work(
     request: Request, session: DbSession, membership: Membership, *, waits: bool
 ) -> Response:
-    context = {
-        "study": membership.study,
-        "today": assignments.submitted_today(session, membership),
-        "waits": waits,
-    }
+    context = labeler_context(session, membership) | {"waits": waits}
     return page(request, "label/no_work.html", context)
+
+
+@router.post("/label/{slug}/ahead")
+def ahead(
+    request: Request, session: DbSession, user: CurrentUser, membership: LabelerMembership
+) -> Response:
+    """Reserve the task after the one on the screen, and answer with its page; 204 for none."""
+    reserved = assignments.reserve_ahead(session, membership)
+    if reserved is None:
+        return Response(status_code=204)
+    return _render(request, session, assignments.find_assignment(session, user, reserved.public_id))
 
 
 @router.get("/assignments/{public_id}")
 def show(request: Request, session: DbSession, assignment: OwnAssignment) -> Response:
-    if assignment.state in {AssignmentState.submitted, AssignmentState.skipped}:
-        return _onward(session, assignment)
+    slug = membership_of(session, assignment).study.slug
+    if assignment.state is AssignmentState.submitted:
+        return RedirectResponse(f"/label/{slug}/history/{assignment.public_id}", status_code=303)
+    if assignment.state in {AssignmentState.skipped, AssignmentState.reserved}:
+        return RedirectResponse(f"/label/{slug}", status_code=303)
+    return _render(request, session, assignment)
+
+
+@router.get("/assignments/{public_id}/correct")
+def correct(request: Request, session: DbSession, assignment: OwnAssignment) -> Response:
+    """The form again, filled with the current label or with the draft of its correction."""
+    if not corrections.may_correct(session, assignment):
+        return show(request, session, assignment)
     return _render(request, session, assignment)
 
 
@@ -126,17 +171,37 @@ def submit(
     fields: FormFields,
 ) -> Response:
     """Store the label and go on. What cannot be taken comes back as typed, kept as the draft."""
+    corrects = corrections.CORRECTION in fields
     try:
-        labels.submit(session, assignment, user, fields)
+        if corrects:
+            corrections.correct(session, assignment, user, fields)
+            return _corrected(request, session, assignment)
+        stored = labels.submit(session, assignment, user, fields)
     except FormProblems as error:
-        assignments.save_draft(session, assignment, fields)
+        drafts.save_draft(session, assignment, fields)
+        if wants_json(request):
+            answer = {"detail": error.message, "problems": error.problems}
+            return JSONResponse(answer, status_code=422)
         return _render(
             request, session, assignment, fields=fields, problems=error.problems, status=422
         )
-    except labels.LeaseLost as error:
-        assignments.save_draft(session, assignment, fields)
-        return _render(request, session, assignment, fields=fields, lost=error.message, status=409)
-    return _onward(session, assignment)
+    except Conflict as error:
+        if isinstance(error, labels.LeaseLost):
+            drafts.save_draft(session, assignment, fields)
+        if wants_json(request):
+            return JSONResponse({"detail": error.message}, status_code=409)
+        return _render(
+            request, session, assignment, fields=fields, refused=error.message, status=409
+        )
+    return _onward(request, session, assignment, stored=stored)
+
+
+def _corrected(request: Request, session: DbSession, assignment: Assignment) -> Response:
+    slug = membership_of(session, assignment).study.slug
+    location = f"/label/{slug}/history/{assignment.public_id}"
+    if wants_json(request):
+        return JSONResponse({"location": location})
+    return RedirectResponse(location, status_code=303)
 
 
 @router.put("/assignments/{public_id}/draft")
@@ -144,17 +209,33 @@ def save_draft(
     session: DbSession,
     assignment: OwnAssignment,
     fields: Annotated[dict[str, str], Body()],
+    base: str | None = None,
 ) -> JSONResponse:
-    lease = assignments.save_draft(session, assignment, clean_fields(fields))
-    session.refresh(assignment, ["draft_saved_at"])
-    saved_at = assignment.draft_saved_at
-    assert saved_at is not None  # save_draft has just set it
-    return JSONResponse({"saved_at": saved_at.isoformat(), "seconds_left": lease.seconds_left})
+    """Keep the draft that grew from version `base`; a newer one of elsewhere comes back instead."""
+    try:
+        lease = drafts.save_draft(session, assignment, clean_fields(fields), base=base)
+    except drafts.DraftBehind as error:
+        there = {"draft": error.draft, "saved_at": drafts.version_of(error.saved_at)}
+        return JSONResponse({"detail": error.message} | there, status_code=409)
+    saved_at = drafts.version_of(assignment.draft_saved_at)
+    return JSONResponse({"saved_at": saved_at, "seconds_left": lease.seconds_left})
+
+
+@router.post("/assignments/{public_id}/alive")
+def keep_alive(
+    session: DbSession, assignment: OwnAssignment, fields: Annotated[dict[str, str], Body()]
+) -> JSONResponse:
+    """Renew the lease of somebody who reads."""
+    lease = drafts.keep_alive(session, assignment, fields)
+    return JSONResponse({"seconds_left": lease.seconds_left})
 
 
 @router.post("/assignments/{public_id}/skip")
 def skip(
-    session: DbSession, assignment: OwnAssignment, reason: Annotated[str, Form()] = ""
+    request: Request,
+    session: DbSession,
+    assignment: OwnAssignment,
+    reason: Annotated[str, Form()] = "",
 ) -> Response:
     assignments.skip(session, assignment, reason)
-    return _onward(session, assignment)
+    return _onward(request, session, assignment)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, select, text, update
@@ -90,10 +90,9 @@ def lease_next(session: Session, membership: Membership) -> Assignment | None:
     task = _next_task(session, membership)
     if task is None:
         return None
-    assignment = _take(session, membership, task, AssignmentState.leased)
-    renew(session, assignment, session.get_one(Batch, task.batch_id))
-    session.flush()
-    return assignment
+    minutes = session.get_one(Batch, task.batch_id).lease_minutes
+    until = func.now() + timedelta(minutes=minutes)
+    return _take(session, membership, task, AssignmentState.leased, until)
 
 
 def reserve_ahead(session: Session, membership: Membership) -> Assignment | None:
@@ -115,10 +114,7 @@ def reserve_ahead(session: Session, membership: Membership) -> Assignment | None
     task = _next_task(session, membership)
     if task is None:
         return None
-    assignment = _take(session, membership, task, AssignmentState.reserved)
-    assignment.lease_until = lease_until
-    session.flush()
-    return assignment
+    return _take(session, membership, task, AssignmentState.reserved, lease_until)
 
 
 def go_on(session: Session, membership: Membership) -> Assignment | None:
@@ -243,7 +239,11 @@ def _free_tasks(membership: Membership) -> Select[LabelTask]:
 
 
 def _take(
-    session: Session, membership: Membership, task: LabelTask, state: AssignmentState
+    session: Session,
+    membership: Membership,
+    task: LabelTask,
+    state: AssignmentState,
+    until: datetime | ColumnElement[datetime],
 ) -> Assignment:
     """A slot of the locked task for the labeler: their returned assignment of it, or a new one."""
     assignment = session.scalar(
@@ -265,7 +265,9 @@ def _take(
         session.add(assignment)
     assignment.state = state
     assignment.leased_at = func.now()
+    assignment.lease_until = until
     task.slots_taken += 1
+    session.flush()
     return assignment
 
 

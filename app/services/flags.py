@@ -46,7 +46,7 @@ def flags_of_labeler(session: Session, membership: Membership) -> Sequence[Flag]
     return session.scalars(
         select(Flag)
         .where(Flag.study_id == membership.study_id, Flag.user_id == membership.user_id)
-        .options(joinedload(Flag.assignment).options(*_about()))
+        .options(*_about())
         .order_by(Flag.id.desc())
     ).all()
 
@@ -61,7 +61,7 @@ def flags_of_study(
     query = (
         select(Flag)
         .where(Flag.study_id == study.id)
-        .options(joinedload(Flag.user), joinedload(Flag.assignment).options(*_about()))
+        .options(joinedload(Flag.user), *_about())
         .order_by(Flag.answered_at.is_not(None), Flag.id.desc())
         .limit(limit)
     )
@@ -124,7 +124,7 @@ def _unseen(membership: Membership) -> tuple[ColumnElement[bool], ...]:
 
 
 def _about() -> tuple[ExecutableOption, ...]:
-    task = joinedload(Assignment.label_task)
+    task = joinedload(Flag.assignment).joinedload(Assignment.label_task)
     return (task.joinedload(LabelTask.prompt), task.joinedload(LabelTask.batch))
 
 

@@ -5,7 +5,9 @@ A demonstration has `text`. A ranking has, by letter, `tier_A` and, where comple
 `overall_A` (1–7) and `<metadata>_A`, and once `prompt_<metadata>`; metadata is yes, no or empty.
 A prompt to be written has `prompt_text`, or the parts of a few-shot prompt, and `use_case`.
 `active_seconds` is what the browser counted, `step` (rate or rank) which step of a ranking was on
-the screen: drafts keep it, labels do not. An empty field is a question not answered.
+the screen: drafts keep it, labels do not. `guidelines_version` is the version beside the form, and
+`correction` the number of the revision that the form corrects. An empty field is a question not
+answered.
 """
 
 from __future__ import annotations

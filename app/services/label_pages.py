@@ -14,9 +14,10 @@ from functools import lru_cache
 from markdown_it import MarkdownIt
 from sqlalchemy.orm import Session
 
-from app.models import Assignment, LabelKind, Prompt, Purpose, Study
+from app.models import Assignment, AssignmentState, LabelKind, Prompt, Purpose, Study
 from app.services.assignments import lease_of
-from app.services.label_forms import PROMPT_QUESTIONS, rating_questions
+from app.services.corrections import CORRECTION, correctable_until, fields_of, revisions
+from app.services.label_forms import PROMPT_QUESTIONS, parse_active_seconds, rating_questions
 from app.services.studies import current_guidelines
 
 EXCERPT = 90
@@ -32,8 +33,13 @@ class Card:
     @property
     def excerpt(self) -> str:
         """The beginning, on one line."""
-        line = " ".join(self.text[: 4 * EXCERPT].split())
-        return line if len(line) <= EXCERPT else line[:EXCERPT].rstrip() + "…"
+        return excerpt(self.text)
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a text, on one line."""
+    line = " ".join(text[: 4 * EXCERPT].split())
+    return line if len(line) <= EXCERPT else line[:EXCERPT].rstrip() + "…"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,20 +78,37 @@ class AssignmentPage:
     fields: Mapping[str, str]
     saved_at: datetime | None
     seconds_left: float | None
+    guidelines_version: int
+    correction: int | None  # the revision that is being corrected
+    correctable_until: datetime | None
 
 
 def assignment_page(
     session: Session, assignment: Assignment, fields: Mapping[str, str] | None = None
 ) -> AssignmentPage:
-    """The page of an assignment from find_assignment, with its draft or the `fields` just sent."""
+    """The page of an assignment from find_assignment, with its draft or the `fields` just sent.
+
+    That of a submitted assignment corrects it: it shows the current label until there is a draft.
+    """
     task = assignment.label_task
     rated = task.kind is LabelKind.ranking and task.batch.rate_completions
+    draft = assignment.draft if assignment.draft_saved_at else None
+    correction = None
+    if assignment.state is AssignmentState.submitted:
+        labels = revisions(session, assignment)
+        correction = len(labels)
+        if (draft or {}).get(CORRECTION) != str(correction):
+            draft = fields_of(session, assignment, labels[-1])
+    if fields is None:
+        active = max(assignment.active_seconds, parse_active_seconds(draft or {}))
+        fields = {**(draft or {}), "active_seconds": f"{active:g}"}
+    study = session.get_one(Study, assignment.study_id)
     return AssignmentPage(
         public_id=assignment.public_id,
         kind=task.kind.value,
         evaluation=assignment.purpose is Purpose.evaluation,
         prompt=task.prompt.text if task.prompt else "",
-        few_shot=_few_shot(task.prompt),
+        few_shot=few_shot_of(task.prompt),
         writing_style=task.writing_style.value if task.writing_style else None,
         brief=task.brief,
         cards=[Card(letter=item.letter, text=item.completion.text) for item in assignment.items],
@@ -93,13 +116,17 @@ def assignment_page(
         suggest_order=rated and task.batch.suggest_order,
         questions=rating_questions(task.given_prompt) if rated else {},
         prompt_questions=PROMPT_QUESTIONS if rated else {},
-        fields=fields if fields is not None else (assignment.draft or {}),
+        fields=fields,
         saved_at=assignment.draft_saved_at,
         seconds_left=lease_of(session, assignment).seconds_left,
+        guidelines_version=current_guidelines(session, study).version,
+        correction=correction,
+        correctable_until=correctable_until(session, assignment),
     )
 
 
-def _few_shot(prompt: Prompt | None) -> FewShot | None:
+def few_shot_of(prompt: Prompt | None) -> FewShot | None:
+    """The parts of a prompt that has them."""
     if prompt is None or prompt.few_shot is None:
         return None
     parts = prompt.few_shot

@@ -15,6 +15,7 @@ from app.models import (
     AssignmentState,
     Batch,
     Demonstration,
+    GuidelineVersion,
     LabelKind,
     LabelTask,
     LabelTaskState,
@@ -25,7 +26,8 @@ from app.models import (
     Study,
     User,
 )
-from app.services.assignments import letters, lock_assignment, take_slot_again
+from app.services.acknowledgements import find_version
+from app.services.assignments import letters, lock_assignment, lock_labeler, take_slot_again
 from app.services.label_forms import (
     RankingAnswers,
     parse_active_seconds,
@@ -33,6 +35,8 @@ from app.services.label_forms import (
     parse_ranking,
 )
 from app.services.studies import current_guidelines
+
+Answers = str | RankingAnswers  # a demonstration's text, or a ranking
 
 
 class LeaseLost(Conflict):
@@ -44,22 +48,52 @@ class LeaseLost(Conflict):
         )
 
 
-def submit(session: Session, assignment: Assignment, user: User, fields: Mapping[str, str]) -> None:
-    """Store the label that was filled in. A second submit changes nothing.
+def submit(session: Session, assignment: Assignment, user: User, fields: Mapping[str, str]) -> bool:
+    """Store the label that was filled in. A second submit changes nothing, and returns False.
 
     `assignment` comes from find_assignment. Raises FormProblems, LeaseLost, and Conflict for an
     assignment that was skipped; nothing is stored then.
     """
+    lock_labeler(session, assignment.study_id, assignment.user_id)
     task = lock_assignment(session, assignment)
     if assignment.state is AssignmentState.submitted:
-        return
-    answers = _parse(assignment, fields)
+        return False
+    answers = parse_label(assignment, fields)
     if assignment.state is AssignmentState.skipped:
         raise Conflict("You skipped this one.")
     # A lease that is over but not taken back yet still holds its slot.
     if assignment.state is AssignmentState.returned and not take_slot_again(task):
         raise LeaseLost
-    study = session.get_one(Study, assignment.study_id)
+    store_label(session, assignment, user, answers, fields)
+    assignment.state = AssignmentState.submitted
+    assignment.submitted_at = func.now()
+    task.labels_done += 1
+    if task.state is LabelTaskState.open and task.labels_done >= task.labels_wanted:
+        task.state = LabelTaskState.complete
+    session.flush()
+    if task.state is LabelTaskState.complete:
+        _tell_round(session, task)
+    return True
+
+
+def parse_label(assignment: Assignment, fields: Mapping[str, str]) -> Answers:
+    """What the form of the assignment says. Raises FormProblems."""
+    task = assignment.label_task
+    if task.kind is LabelKind.demonstration:
+        return parse_demonstration(fields)
+    return parse_ranking(
+        fields, task.given_prompt, letters(assignment), rated=task.batch.rate_completions
+    )
+
+
+def store_label(
+    session: Session,
+    assignment: Assignment,
+    user: User,
+    answers: Answers,
+    fields: Mapping[str, str],
+) -> None:
+    """Add the label of the locked assignment, which has no current one; its draft is done with."""
     about: dict[str, Any] = {
         "assignment_id": assignment.id,
         "study_id": assignment.study_id,
@@ -67,32 +101,30 @@ def submit(session: Session, assignment: Assignment, user: User, fields: Mapping
         "pool": assignment.pool,
         "purpose": assignment.purpose,
         "simulated": user.simulated,
-        "prompt_id": task.prompt_id,
-        "guideline_version_id": current_guidelines(session, study).id,
+        "prompt_id": assignment.label_task.prompt_id,
+        "guideline_version_id": _guidelines_shown(session, assignment, fields).id,
     }
     if isinstance(answers, str):
         session.add(Demonstration(text=answers, **about))
     else:
         _store_ranking(session, assignment, answers, about)
-    assignment.state = AssignmentState.submitted
-    assignment.submitted_at = func.now()
-    assignment.active_seconds = parse_active_seconds(fields)
+    assignment.active_seconds = max(assignment.active_seconds, parse_active_seconds(fields))
     assignment.draft = None
-    task.labels_done += 1
-    if task.state is LabelTaskState.open and task.labels_done >= task.labels_wanted:
-        task.state = LabelTaskState.complete
+    assignment.draft_saved_at = None
     session.flush()
-    if task.state is LabelTaskState.complete:
-        _tell_round(session, task)
 
 
-def _parse(assignment: Assignment, fields: Mapping[str, str]) -> str | RankingAnswers:
-    task = assignment.label_task
-    if task.kind is LabelKind.demonstration:
-        return parse_demonstration(fields)
-    return parse_ranking(
-        fields, task.given_prompt, letters(assignment), rated=task.batch.rate_completions
-    )
+def _guidelines_shown(
+    session: Session, assignment: Assignment, fields: Mapping[str, str]
+) -> GuidelineVersion:
+    """The version that was beside the form: the one it names, or else the newest."""
+    study = session.get_one(Study, assignment.study_id)
+    named = fields.get("guidelines_version", "")
+    if named.isascii() and named.isdecimal() and len(named) < 10:
+        version = find_version(session, study, int(named))
+        if version is not None:
+            return version
+    return current_guidelines(session, study)
 
 
 def _store_ranking(

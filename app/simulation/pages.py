@@ -14,6 +14,7 @@ class LabelPage:
 
     `kind` is "demonstration" or "ranking", empty for a page without a label task. `fields` are the
     names of the form's controls; a name that is not there is a question that is not asked.
+    `guidelines` is the address to say at that `guidelines_version` was read, where the page asks.
     """
 
     kind: str = ""
@@ -21,6 +22,8 @@ class LabelPage:
     prompt: str = ""
     completions: dict[str, str] = field(default_factory=dict)
     fields: set[str] = field(default_factory=set)
+    guidelines: str = ""
+    guidelines_version: str = ""
 
 
 class _Reader(HTMLParser):
@@ -41,14 +44,18 @@ class _Reader(HTMLParser):
             self._in_form = values.get("id") == "label-form"
             if self._in_form:
                 self.page.kind, self.page.action = values["data-kind"], values["action"]
+            elif values.get("id") == "acknowledge":
+                self.page.guidelines = values["action"]
+        elif tag == "input" and self.page.guidelines and values.get("name") == "version":
+            self.page.guidelines_version = values["value"]
         elif self._in_form and tag in {"input", "textarea", "select"} and "name" in values:
             self.page.fields.add(values["name"])
         classes = values.get("class", "").split()
         if "completion" in classes:
             self._letter = values["data-letter"]
-        if "reading" in classes and tag not in _VOID:
-            letter = "" if values.get("id") == "prompt-text" else self._letter
-            self._reading, self._text = (self._depth, letter), []
+        is_prompt = values.get("id") == "prompt-text"
+        if "reading" in classes and (is_prompt or self._letter):
+            self._reading, self._text = (self._depth, "" if is_prompt else self._letter), []
 
     def handle_endtag(self, tag: str) -> None:
         if tag in _VOID:

@@ -79,6 +79,10 @@ class Workforce:
                 with self._lock:
                     self.labels += 1
                 continue
+            if page.guidelines:
+                read = {"version": page.guidelines_version}
+                response = _send(client, "POST", page.guidelines, data=read)
+                continue
             if idle is not None and idle.everybody():
                 return
             stop.wait(IDLE_SECONDS)

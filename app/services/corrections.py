@@ -91,6 +91,8 @@ def correct(
     lock_assignment(session, assignment)
     if assignment.state is not AssignmentState.submitted:
         raise Conflict("There is no label to correct yet.")
+    if assignment.label_task.kind is LabelKind.prompt:
+        raise Conflict("A prompt that you wrote stays as it is: others may answer it.")
     answers = parse_label(assignment, fields)
     current = revisions(session, assignment)[-1]
     if answers == parse_label(assignment, fields_of(session, assignment, current)):

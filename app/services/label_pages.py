@@ -9,16 +9,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 
-from markdown_it import MarkdownIt
 from sqlalchemy.orm import Session
 
-from app.models import Assignment, AssignmentState, LabelKind, Prompt, Purpose, Study
+from app.models import (
+    Assignment,
+    AssignmentState,
+    LabelKind,
+    Prompt,
+    Purpose,
+    Study,
+    WritingStyle,
+)
 from app.services.assignments import lease_of
 from app.services.corrections import CORRECTION, correctable_until, fields_of, revisions
-from app.services.label_forms import PROMPT_QUESTIONS, parse_active_seconds, rating_questions
+from app.services.label_forms import (
+    PAIR_PLACES,
+    PROMPT_QUESTIONS,
+    parse_active_seconds,
+    rating_questions,
+)
+from app.services.markdown import render_markdown
 from app.services.studies import current_guidelines
+from app.services.writing_forms import USE_CASES
 
 EXCERPT = 90
 
@@ -70,6 +83,8 @@ class AssignmentPage:
     few_shot: FewShot | None
     writing_style: str | None  # of the prompt to be written
     brief: str | None  # what it shall be about
+    use_cases: Mapping[str, str]  # to choose from for it
+    pair_places: Sequence[int]  # of its pairs, if it is few-shot
     cards: Sequence[Card]
     rated: bool
     suggest_order: bool  # ranking begins with the order of the ratings
@@ -111,6 +126,8 @@ def assignment_page(
         few_shot=few_shot_of(task.prompt),
         writing_style=task.writing_style.value if task.writing_style else None,
         brief=task.brief,
+        use_cases=USE_CASES if task.writing_style else {},
+        pair_places=PAIR_PLACES if task.writing_style is WritingStyle.few_shot else [],
         cards=[Card(letter=item.letter, text=item.completion.text) for item in assignment.items],
         rated=rated,
         suggest_order=rated and task.batch.suggest_order,
@@ -136,9 +153,4 @@ def few_shot_of(prompt: Prompt | None) -> FewShot | None:
 
 def guidelines_html(session: Session, study: Study) -> str:
     """The study's newest guidelines as HTML. HTML in the Markdown is shown, not obeyed."""
-    return _rendered(current_guidelines(session, study).markdown)
-
-
-@lru_cache(maxsize=64)  # the same text stands beside every assignment
-def _rendered(markdown: str) -> str:
-    return str(MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown))
+    return render_markdown(current_guidelines(session, study).markdown)

@@ -1,4 +1,4 @@
-"""Labels: taking a submitted form, once, as a demonstration or a ranking."""
+"""Labels: taking a submitted form, once, as a demonstration, a ranking or a written prompt."""
 
 from __future__ import annotations
 
@@ -35,8 +35,11 @@ from app.services.label_forms import (
     parse_ranking,
 )
 from app.services.studies import current_guidelines
+from app.services.writing import refuse_duplicate, store_prompt
+from app.services.writing_forms import PromptAnswers, parse_prompt
 
-Answers = str | RankingAnswers  # a demonstration's text, or a ranking
+# A demonstration's text, a ranking, or a prompt.
+Answers = str | RankingAnswers | PromptAnswers
 
 
 class LeaseLost(Conflict):
@@ -61,6 +64,8 @@ def submit(session: Session, assignment: Assignment, user: User, fields: Mapping
     answers = parse_label(assignment, fields)
     if assignment.state is AssignmentState.skipped:
         raise Conflict("You skipped this one.")
+    if isinstance(answers, PromptAnswers):
+        refuse_duplicate(session, session.get_one(Study, assignment.study_id), answers)
     # A lease that is over but not taken back yet still holds its slot.
     if assignment.state is AssignmentState.returned and not take_slot_again(task):
         raise LeaseLost
@@ -81,6 +86,8 @@ def parse_label(assignment: Assignment, fields: Mapping[str, str]) -> Answers:
     task = assignment.label_task
     if task.kind is LabelKind.demonstration:
         return parse_demonstration(fields)
+    if task.writing_style is not None:
+        return parse_prompt(fields, task.writing_style)
     return parse_ranking(
         fields, task.given_prompt, letters(assignment), rated=task.batch.rate_completions
     )
@@ -106,6 +113,8 @@ def store_label(
     }
     if isinstance(answers, str):
         session.add(Demonstration(text=answers, **about))
+    elif isinstance(answers, PromptAnswers):
+        store_prompt(session, assignment, user, answers, about)
     else:
         _store_ranking(session, assignment, answers, about)
     assignment.active_seconds = max(assignment.active_seconds, parse_active_seconds(fields))

@@ -71,18 +71,15 @@ def source_of(study: Study, user_id: int) -> str:
     return f"labeler {digest.hex()[:10]}"
 
 
-def refuse_duplicate(
-    session: Session, study: Study, assignment: Assignment, answers: PromptAnswers
-) -> None:
-    """Raises FormProblems if the study has this text, but for what this assignment wrote before.
+def refuse_duplicate(session: Session, study: Study, answers: PromptAnswers) -> None:
+    """Raises FormProblems if the study has this text already.
 
     The study stays locked until the transaction ends: nobody stores the text in the meantime.
     """
     session.refresh(study, ["split_key"], with_for_update={"key_share": True})
-    row = PromptRow(text=answers.text)
-    known = select(Prompt.id).where(Prompt.study_id == study.id, Prompt.text_sha256 == row.sha256)
-    earlier = select(WrittenPrompt.prompt_id).where(WrittenPrompt.assignment_id == assignment.id)
-    if session.scalar(known.where(Prompt.id.not_in(earlier))) is not None:
+    sha256 = PromptRow(text=answers.text).sha256
+    known = select(Prompt.id).where(Prompt.study_id == study.id, Prompt.text_sha256 == sha256)
+    if session.scalar(known) is not None:
         field = "instruction" if answers.few_shot else "prompt_text"
         raise FormProblems(
             {field: "The study has this very prompt already. Change it, or write another one."}
@@ -91,16 +88,16 @@ def refuse_duplicate(
 
 def store_prompt(
     session: Session,
-    study: Study,
+    assignment: Assignment,
     user: User,
     answers: PromptAnswers,
-    style: WritingStyle,
     about: Mapping[str, Any],
-) -> WrittenPrompt:
+) -> None:
     """The prompt, in its labeler's split, and that they wrote it; call refuse_duplicate before.
 
-    `about` is what every label carries, without its prompt.
+    `about` is what every label carries.
     """
+    study = session.get_one(Study, assignment.study_id)
     row = PromptRow(
         text=answers.text,
         user=source_of(study, user.id),
@@ -108,8 +105,7 @@ def store_prompt(
         few_shot=answers.few_shot,
     )
     index = PromptIndex(session, study, among_texts=[row.sha256])
-    added = add_prompts(session, study, [row], index=index)
-    written = WrittenPrompt(**{**about, "prompt_id": added.prompt_ids[0], "writing_style": style})
-    session.add(written)
+    [prompt_id] = add_prompts(session, study, [row], index=index).prompt_ids
+    style = assignment.label_task.writing_style
+    session.add(WrittenPrompt(**{**about, "prompt_id": prompt_id, "writing_style": style}))
     session.flush()
-    return written

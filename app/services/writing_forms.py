@@ -10,6 +10,19 @@ from app.models import UseCase, WritingStyle
 from app.services.few_shot import FewShot, Pair
 from app.services.label_forms import PAIR_PLACES, FormProblems
 
+# What labelers choose from (paper, Table 1), by the value that is sent.
+USE_CASES = {
+    "generation": "Generation: write a new text",
+    "open_qa": "Open question",
+    "brainstorming": "Brainstorming",
+    "chat": "Chat",
+    "rewrite": "Rewrite",
+    "summarization": "Summarization",
+    "classification": "Classification",
+    "closed_qa": "Question about a given text",
+    "extract": "Extract something from a text",
+    "other": "Other",
+}
 MIN_PAIRS = 2  # "several" in the paper (appendix A.2.1)
 
 

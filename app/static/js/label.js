@@ -7,8 +7,9 @@ import { keepDraft } from "./draft.js";
 import { listenForKeys } from "./keys.js";
 import { showLease } from "./lease.js";
 import { improveRanking } from "./ranking.js";
+import { improveWriting } from "./writing.js";
 
-const KINDS = { demonstration: improveDemonstration, ranking: improveRanking };
+const KINDS = { demonstration: improveDemonstration, ranking: improveRanking, prompt: improveWriting };
 
 let running = null;
 

@@ -1,7 +1,7 @@
 // The keys that every assignment has: submit, skip, flag, help. Plain letters act only while the
 // focus is on nothing that takes text, a choice from a list, or an open dialog.
 
-const BUSY = 'textarea, select, dialog, [popover], .menu-panel, input:not([type="radio"], [type="checkbox"])';
+export const BUSY = 'textarea, select, dialog, [popover], .menu-panel, input:not([type="radio"], [type="checkbox"])';
 
 export function listenForKeys(form, { signal }) {
   const open = (id) => {

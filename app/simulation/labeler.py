@@ -15,7 +15,8 @@ from typing import Final
 
 from app.simulation.corpus import starter_texts
 from app.simulation.demonstrate import ramble, write_demonstration
-from app.simulation.family import generate_prompts
+from app.simulation.family import DemoPrompt, draw_prompt, generate_prompts
+from app.simulation.kinds import KINDS
 from app.simulation.utility import WEIGHTS, Parts, judge_metadata, parts, weigh
 
 DEFAULT_SKILL: Final = 0.45
@@ -72,6 +73,18 @@ class SimulatedLabeler:
     def demonstrate(self, prompt: str) -> str:
         """A demonstration for a prompt."""
         return write_demonstration(prompt, self._random("demonstrate", prompt), self.skill)
+
+    def write_prompt(self, occasion: str, attempt: int) -> DemoPrompt:
+        """A prompt of the labeler's own for an occasion, a further one for a further attempt."""
+        seed = self._random("prompt", occasion, str(attempt)).randrange(2**32)
+        return generate_prompts(seed, 1)[0]
+
+    def write_examples(self, occasion: str, attempt: int) -> tuple[list[tuple[str, str]], str]:
+        """Three queries of one kind with responses, and a fourth one without."""
+        rng = self._random("examples", occasion, str(attempt))
+        kind = rng.choice(KINDS)
+        queries = [draw_prompt(rng, kind) for _ in range(4)]
+        return [(query, self.demonstrate(query)) for query in queries[:3]], queries[3]
 
     def rank(self, prompt: str, completions: Sequence[str]) -> list[list[int]]:
         """Ordered tie groups of indices, best first; equal texts always tie.

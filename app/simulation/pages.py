@@ -12,8 +12,9 @@ _VOID = frozenset({"area", "br", "hr", "img", "input", "link", "meta", "wbr"})
 class LabelPage:
     """What a labeler sees: the prompt, the completions by letter, and the form for the label.
 
-    `kind` is "demonstration" or "ranking", empty for a page without a label task. `fields` are the
-    names of the form's controls; a name that is not there is a question that is not asked.
+    `kind` is "demonstration", "ranking" or "prompt", empty for a page without a label task.
+    `fields` are the names of the form's controls; a name that is not there is a question that is
+    not asked.
     `guidelines` is the address to say at that `guidelines_version` was read, where the page asks.
     """
 
@@ -32,7 +33,7 @@ class _Reader(HTMLParser):
         self.page = LabelPage()
         self._depth = 0
         self._in_form = False
-        self._letter = ""
+        self._completion: tuple[int, str] | None = None  # depth of its element, its letter
         self._reading: tuple[int, str] | None = None  # depth of the text's element, its letter
         self._text: list[str] = []
 
@@ -52,10 +53,11 @@ class _Reader(HTMLParser):
             self.page.fields.add(values["name"])
         classes = values.get("class", "").split()
         if "completion" in classes:
-            self._letter = values["data-letter"]
-        is_prompt = values.get("id") == "prompt-text"
-        if "reading" in classes and (is_prompt or self._letter):
-            self._reading, self._text = (self._depth, "" if is_prompt else self._letter), []
+            self._completion = (self._depth, values["data-letter"])
+        if values.get("id") == "prompt-text":
+            self._reading, self._text = (self._depth, ""), []
+        elif "reading" in classes and self._completion is not None:
+            self._reading, self._text = (self._depth, self._completion[1]), []
 
     def handle_endtag(self, tag: str) -> None:
         if tag in _VOID:
@@ -67,6 +69,8 @@ class _Reader(HTMLParser):
                 self.page.completions[letter] = text
             else:
                 self.page.prompt = text
+        if self._completion is not None and self._completion[0] == self._depth:
+            self._completion = None
         if tag == "form":
             self._in_form = False
         self._depth -= 1

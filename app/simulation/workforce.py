@@ -19,6 +19,7 @@ from app.simulation.pages import LabelPage, read_page
 
 READING_WORDS_A_SECOND = 4.0  # what a simulated labeler claims as its active time
 IDLE_SECONDS = 0.5  # between two looks for work
+NEW_PROMPTS = 20  # tries to write a prompt that nobody has written
 
 
 class WorkforceError(RuntimeError):
@@ -74,8 +75,7 @@ class Workforce:
                 if idle is not None:
                     idle.busy()
                 # Submitting answers with the next task, as it does for a person.
-                form = fill_form(page, labeler)
-                response = _send(client, "POST", page.action, data=form)
+                response = _submit(client, page, labeler)
                 with self._lock:
                     self.labels += 1
                 continue
@@ -122,6 +122,15 @@ def _send(client: httpx.Client, method: str, path: str, **options: Any) -> httpx
         return client.request(method, path, **options)
 
 
+def _submit(client: httpx.Client, page: LabelPage, labeler: SimulatedLabeler) -> httpx.Response:
+    """Send the filled form; a prompt that the study has already is written anew, as people do."""
+    for attempt in range(NEW_PROMPTS if page.kind == "prompt" else 1):
+        response = _send(client, "POST", page.action, data=fill_form(page, labeler, attempt))
+        if response.status_code != httpx.codes.UNPROCESSABLE_ENTITY:
+            break
+    return response
+
+
 def _checked(response: httpx.Response) -> httpx.Response:
     if response.status_code >= 400:
         raise WorkforceError(
@@ -137,8 +146,11 @@ def _sign_in(client: httpx.Client, account: Account) -> None:
     _checked(response)
 
 
-def fill_form(page: LabelPage, labeler: SimulatedLabeler) -> dict[str, str]:
+def fill_form(page: LabelPage, labeler: SimulatedLabeler, attempt: int = 0) -> dict[str, str]:
     """The form as the labeler fills it in; only fields that the page has."""
+    if page.kind == "prompt":
+        fields = _write_prompt(page, labeler, attempt)
+        return {**fields, "active_seconds": _seconds(*fields.values())}
     if page.kind == "demonstration":
         text = labeler.demonstrate(page.prompt)
         return {"text": text, "active_seconds": _seconds(page.prompt, text)}
@@ -155,6 +167,18 @@ def fill_form(page: LabelPage, labeler: SimulatedLabeler) -> dict[str, str]:
             if value is not None:
                 fields[f"{name}_{letter}"] = "yes" if value else "no"
     return {name: value for name, value in fields.items() if name in page.fields}
+
+
+def _write_prompt(page: LabelPage, labeler: SimulatedLabeler, attempt: int) -> dict[str, str]:
+    """A prompt in the style that the page's fields ask for; another one for another attempt."""
+    if "prompt_text" in page.fields:
+        prompt = labeler.write_prompt(page.action, attempt)
+        return {"prompt_text": prompt.text, "use_case": prompt.use_case}
+    examples, query = labeler.write_examples(page.action, attempt)
+    fields = {"instruction": "Do what the query asks.", "final_query": query}
+    for place, (example, response) in enumerate(examples, 1):
+        fields |= {f"query_{place}": example, f"response_{place}": response}
+    return fields
 
 
 def _seconds(*texts: str) -> str:

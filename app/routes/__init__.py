@@ -5,6 +5,8 @@ from fastapi import APIRouter
 from app.routes import (
     auth,
     batches,
+    flags,
+    guidelines,
     health,
     imports,
     label,
@@ -26,6 +28,8 @@ routers: list[APIRouter] = [
     imports.router,
     members.router,
     batches.router,
+    flags.router,
+    guidelines.router,
     rounds.router,
     runs.router,
 ]

@@ -1,19 +1,20 @@
-"""A study's batches of label tasks, and making one."""
+"""A study's batches of label tasks: making one, how far it is, withdrawing it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.datastructures import FormData
 
 from app.db import DbSession
 from app.errors import DomainError, Invalid
-from app.models import LabelKind, Pool, Purpose, Split, Study
+from app.models import Batch, LabelKind, Pool, Purpose, Split, Study, WritingStyle
 from app.render import page
 from app.routes.deps import ResearcherStudy
+from app.services import batch_views
 from app.services.batch_contents import policies_with_completions
 from app.services.batch_progress import batches_with_progress
 from app.services.batches import (
@@ -23,6 +24,8 @@ from app.services.batches import (
     create_demonstration_batch,
     ranking_batch_from_policies,
 )
+from app.services.label_forms import SKIP_REASONS
+from app.services.writing import create_writing_batch
 
 router = APIRouter(prefix="/studies/{slug}/batches")
 
@@ -32,17 +35,27 @@ AUDIENCES = {
     "evaluation": (Purpose.evaluation, Pool.training),
     "heldout": (Purpose.evaluation, Pool.heldout),
 }
-DEFAULTS: dict[str, Any] = {
+STYLES = {
+    WritingStyle.plain: "Plain: any task, as diverse as can be",
+    WritingStyle.few_shot: "Few-shot: an instruction with pairs of query and response",
+    WritingStyle.user_based: "User-based: after a use case that you give",
+}
+TEXTS: dict[str, str] = {
     "name": "",
     "count": "",
     "labels": "1",
     "audience": "training",
     "k_min": str(PAPER_MIN_K),
     "k_max": str(MAX_K),
-    "rate": True,
-    "splits": [],
-    "policies": [],
+    "style": WritingStyle.plain.value,
+    "briefs": "",
+    "lease_minutes": "60",
+    "priority": "0",
 }
+CHECKED = {"rate": True, "suggest": True, "demonstrations": False}
+DEFAULTS: dict[str, Any] = {**TEXTS, **CHECKED, "splits": [], "policies": []}
+MAX_LEASE_MINUTES = 1_440
+MAX_PRIORITY = 1_000
 
 
 async def posted(request: Request) -> AsyncIterator[FormData]:
@@ -51,6 +64,7 @@ async def posted(request: Request) -> AsyncIterator[FormData]:
 
 
 Posted = Annotated[FormData, Depends(posted)]
+BatchId = Annotated[int, Path(ge=1, lt=2**63)]
 
 
 @router.get("")
@@ -73,19 +87,47 @@ def create_batch(
     """Make the batch; the form comes back as it was filled in when something is wrong with it."""
     values = _values(form)
     try:
-        if kind is LabelKind.demonstration:
-            _create_demonstrations(session, study, values)
-        else:
-            _create_rankings(session, study, values)
+        match kind:
+            case LabelKind.demonstration:
+                batch = _create_demonstrations(session, study, values)
+            case LabelKind.ranking:
+                batch = _create_rankings(session, study, values)
+            case LabelKind.prompt:
+                batch = _create_prompts(session, study, values)
     except DomainError as error:
         session.rollback()
         return _form(request, session, study, kind, values, error)
-    return RedirectResponse(f"/studies/{study.slug}/batches", status_code=303)
+    return RedirectResponse(_address(study, batch.id), status_code=303)
 
 
-def _create_demonstrations(session: DbSession, study: Study, values: Mapping[str, Any]) -> None:
+@router.get("/{batch_id}")
+def show_batch(
+    request: Request, session: DbSession, study: ResearcherStudy, batch_id: BatchId
+) -> Response:
+    view = batch_views.batch_view(session, study, batch_id)
+    context = {"study": study, "view": view, "reasons": SKIP_REASONS}
+    return page(request, "data/batch.html", context)
+
+
+@router.post("/{batch_id}/withdraw")
+def withdraw(session: DbSession, study: ResearcherStudy, batch_id: BatchId) -> Response:
+    batch_views.withdraw(session, batch_views.find_batch(session, study, batch_id))
+    return RedirectResponse(_address(study, batch_id), status_code=303)
+
+
+@router.post("/{batch_id}/reopen")
+def reopen(session: DbSession, study: ResearcherStudy, batch_id: BatchId) -> Response:
+    batch_views.reopen(session, batch_views.find_batch(session, study, batch_id))
+    return RedirectResponse(_address(study, batch_id), status_code=303)
+
+
+def _address(study: Study, batch_id: int) -> str:
+    return f"/studies/{study.slug}/batches/{batch_id}"
+
+
+def _create_demonstrations(session: DbSession, study: Study, values: Mapping[str, Any]) -> Batch:
     purpose, pool = _audience(values)
-    create_demonstration_batch(
+    return create_demonstration_batch(
         session,
         study,
         name=values["name"],
@@ -94,17 +136,18 @@ def _create_demonstrations(session: DbSession, study: Study, values: Mapping[str
         labels_per_task=_number(values, "labels", "Labels a prompt", 1, 100),
         purpose=purpose,
         pool=pool,
+        **_queue(values),
     )
 
 
-def _create_rankings(session: DbSession, study: Study, values: Mapping[str, Any]) -> None:
+def _create_rankings(session: DbSession, study: Study, values: Mapping[str, Any]) -> Batch:
     purpose, pool = _audience(values)
     policies = [
         policy
         for policy, _ in policies_with_completions(session, study)
         if str(policy.id) in values["policies"]
     ]
-    ranking_batch_from_policies(
+    return ranking_batch_from_policies(
         session,
         study,
         policies,
@@ -117,19 +160,48 @@ def _create_rankings(session: DbSession, study: Study, values: Mapping[str, Any]
         purpose=purpose,
         pool=pool,
         rate_completions=values["rate"],
+        suggest_order=values["suggest"],
+        include_demonstrations=values["demonstrations"],
+        **_queue(values),
     )
+
+
+def _create_prompts(session: DbSession, study: Study, values: Mapping[str, Any]) -> Batch:
+    if values["style"] not in set(WritingStyle):
+        raise Invalid("Choose the kind of prompt.")
+    return create_writing_batch(
+        session,
+        study,
+        name=values["name"],
+        style=WritingStyle(values["style"]),
+        count=_number(values, "count", "Prompts", 1, 100_000),
+        briefs=values["briefs"].splitlines(),
+        **_queue(values),
+    )
+
+
+class Queue(TypedDict):
+    """When tasks are handed out, and for how long."""
+
+    lease_minutes: int
+    priority: int
+
+
+def _queue(values: Mapping[str, Any]) -> Queue:
+    low_first = -MAX_PRIORITY
+    return {
+        "lease_minutes": _number(values, "lease_minutes", "Lease minutes", 1, MAX_LEASE_MINUTES),
+        "priority": _number(values, "priority", "Place in the queue", low_first, MAX_PRIORITY),
+    }
 
 
 def _values(form: FormData) -> dict[str, Any]:
     """The form's fields as they were typed, so that they can be shown again."""
-    typed = {
-        name: str(form.get(name, DEFAULTS[name])).strip()
-        for name in ("name", "count", "labels", "audience", "k_min", "k_max")
-    }
-    splits = [split for split in form.getlist("splits") if split in set(Split)]
-    return typed | {
-        "rate": "rate" in form,
-        "splits": splits,
+    typed = {name: str(form.get(name, default)).strip() for name, default in TEXTS.items()}
+    return {
+        **typed,
+        **{name: name in form for name in CHECKED},
+        "splits": [split for split in form.getlist("splits") if split in set(Split)],
         "policies": [str(value) for value in form.getlist("policies")],
     }
 
@@ -142,7 +214,8 @@ def _audience(values: Mapping[str, Any]) -> tuple[Purpose, Pool]:
 
 def _number(values: Mapping[str, Any], name: str, label: str, low: int, high: int) -> int:
     typed = values[name]
-    if not typed.isdecimal() or len(typed) > 9 or not low <= int(typed) <= high:
+    digits = typed.removeprefix("-")
+    if not digits.isdecimal() or len(digits) > 9 or not low <= int(typed) <= high:
         raise Invalid(f"{label}: a whole number from {low:,} to {high:,}.")
     return int(typed)
 
@@ -161,6 +234,7 @@ def _form(
         "values": values,
         "policies": policies_with_completions(session, study),
         "splits": list(Split),
+        "styles": list(STYLES.items()),
         "error": error.message if error else None,
     }
     return page(request, "data/new_batch.html", context, status=error.status if error else 200)

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from app.db import DbSession
 from app.errors import Forbidden, NotFound, SignInRequired
 from app.models import Membership, Role, Study, User
-from app.services import people
+from app.services import flags, people
 
 COOKIE = "plumbline_session"
 
@@ -35,13 +35,17 @@ def find_study(session: DbSession, slug: str) -> Study:
     return study
 
 
-def researcher_study(slug: str, user: CurrentUser, session: DbSession) -> Study:
-    """The study in the address, for its researchers and for administrators."""
+def researcher_study(request: Request, slug: str, user: CurrentUser, session: DbSession) -> Study:
+    """The study in the address, for its researchers and for administrators.
+
+    Its pages show how many flags wait for an answer: see templates/studies/_nav.html.
+    """
     study = find_study(session, slug)
     membership = session.get(Membership, (study.id, user.id))
     if not user.administrator and (membership is None or membership.role is not Role.researcher):
         # To others the study does not exist: its name alone may tell too much.
         raise NotFound("There is no such study.")
+    request.state.open_flags = flags.open_flags(session, study)
     return study
 
 

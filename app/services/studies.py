@@ -31,6 +31,7 @@ from app.services.guidelines import DEFAULT_GUIDELINES as DEFAULT_GUIDELINES
 SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 MAX_NAME = 120
 MAX_SLUG = 60
+MAX_CORRECTION_MINUTES = 43_200
 RESERVED_SLUGS = frozenset({"new"})  # the address of a page
 
 
@@ -78,9 +79,7 @@ def create_study(
     The slug is made from the name when none is given. Raises Invalid for a bad name or slug and
     Conflict for a slug that is taken.
     """
-    name = name.strip()
-    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
-        raise Invalid(f"A study's name has 1 to {MAX_NAME} characters on one line.")
+    name = _checked_name(name)
     if not guidelines.strip():
         raise Invalid("A study needs guidelines for its labelers.")
     study = Study(
@@ -103,6 +102,27 @@ def create_study(
         people.add_member(session, study, created_by, Role.researcher)
     session.flush()
     return study
+
+
+def change_study(
+    session: Session, study: Study, *, name: str, description: str, correction_minutes: int
+) -> None:
+    """Change what may change of a study; its address stays. Raises Invalid."""
+    if not 0 <= correction_minutes <= MAX_CORRECTION_MINUTES:
+        raise Invalid(
+            f"Time for corrections: 0 to {MAX_CORRECTION_MINUTES:,} minutes, which is 30 days."
+        )
+    study.name = _checked_name(name)
+    study.description = description.replace("\0", "").strip()
+    study.correction_minutes = correction_minutes
+    session.flush()
+
+
+def _checked_name(name: str) -> str:
+    name = name.strip()
+    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+        raise Invalid(f"A study's name has 1 to {MAX_NAME} characters on one line.")
+    return name
 
 
 def find_study(session: Session, slug: str) -> Study:

@@ -16,6 +16,13 @@ from app.services.prompt_search import PromptFilter, find_prompts, prompt_view
 
 router = APIRouter(prefix="/studies/{slug}/prompts")
 
+ORIGINS = [
+    ("", "All origins"),
+    ("imported", "Imported"),
+    ("written", "Written by labelers"),
+    ("few_shot", "Few-shot, of either"),
+]
+
 
 @router.get("")
 def list_prompts(
@@ -25,15 +32,23 @@ def list_prompts(
     q: str = "",
     split: str = "",
     use_case: str = "",
+    origin: str = "",
     number: Annotated[int, Query(alias="page", ge=1, le=1_000_000)] = 1,
 ) -> Response:
-    """Search, filter and page; a filter that is no split or use case is none."""
+    """Search, filter and page; a filter that is no split, use case or origin is none."""
     wanted = PromptFilter(
         words=q,
         split=Split(split) if split in set(Split) else None,
         use_case=UseCase(use_case) if use_case in set(UseCase) else None,
+        written={"imported": False, "written": True}.get(origin),
+        few_shot=True if origin == "few_shot" else None,
     )
-    values = {"q": q, "split": wanted.split or "", "use_case": wanted.use_case or ""}
+    values = {
+        "q": q,
+        "split": wanted.split or "",
+        "use_case": wanted.use_case or "",
+        "origin": origin if origin in dict(ORIGINS) else "",
+    }
     context = {
         "study": study,
         "values": values,
@@ -41,6 +56,7 @@ def list_prompts(
         "query": urlencode({name: value for name, value in values.items() if value}),
         "shown": find_prompts(session, study, wanted, page=number),
         "splits": [("", "All splits"), *((split.value, split.value) for split in Split)],
+        "origins": ORIGINS,
         "use_cases": [("", "All use cases"), *((case.value, words(case)) for case in UseCase)],
     }
     return page(request, "data/prompts.html", context, fragment="results")

@@ -9,7 +9,8 @@ DEFAULT_GUIDELINES: Final = """\
 
 You are shown prompts that people wrote to an assistant, and you do one of two things: you **write**
 the completion you would want to receive, or you **compare** several completions and put them in
-order. There is no trick and no hidden right answer. We want your own careful judgment.
+order. Now and then you write a prompt yourself. There is no trick and no hidden right answer. We
+want your own careful judgment.
 
 ## What a good completion is
 
@@ -70,6 +71,56 @@ Then a few habits that keep the labels worth having:
 - Long is not good, and confident is not correct.
 - Two small mistakes of style weigh less than one false statement.
 - A completion that stops in mid-sentence fails only as far as something is missing.
+
+### Example: rating one completion
+
+> **Prompt:** Summarize this in one sentence: "The ferry to Marstal leaves at 7:10. On Sundays it
+> leaves at 9:00, and there is no ferry in January."
+>
+> **Completion:** The ferry to Marstal leaves at 7:10 every day and takes one hour.
+
+**Overall quality: 2.** It is one sentence, as asked, and reads well. But "every day" is false, and
+"takes one hour" stands nowhere in the text.
+
+| question | answer | why |
+| --- | --- | --- |
+| Fails to follow the correct instruction or task | No | It is a summary, in one sentence. |
+| Hallucination | Yes | The hour is made up. |
+| Satisfies the constraint in the instruction | Yes | One sentence. |
+
+The rest stays unanswered or is No. A 1 would be a text that is of no use at all; with "every day"
+taken out, and without the hour, it could be a 6.
+
+### Example: ranking four completions
+
+> **Prompt:** My tomato plants have yellow leaves at the bottom. What should I do?
+>
+> **A:** Yellow leaves low on the plant often mean too much water or too little nitrogen. Let the
+> soil dry a little between waterings, take the yellow leaves off, and feed the plants. If brown
+> spots with rings show up, it may be early blight; then tell me more.
+>
+> **B:** Tomatoes are a fruit and come from South America. They are eaten all over the world.
+>
+> **C:** Check the watering first, then the nitrogen, and remove the yellow leaves.
+>
+> **D:** Spray the leaves with bleach; that kills whatever it is.
+
+**1: A. 2: C. 3: B. 4: D.**
+
+- **A before C:** both are right. A says why, and what to look for next. C is short and of use, so
+  it is a close second; had you found them equally helpful, a tie would have been the right answer.
+- **B is third:** it is true and harmless, and does not help.
+- **D is last:** it sounds sure of itself, and doing it would kill the plants and may hurt somebody.
+  A completion that could do harm goes below one that merely does not help.
+
+## Writing a prompt
+
+- **Any task:** what you or somebody you know could ask an assistant. Vary the task, the subject,
+  the length and the tone from one prompt to the next.
+- **Few-shot:** an instruction, then several queries with the responses you want, then one query
+  without a response. The pairs show what the instruction means; they should not all be alike.
+- **After a use case:** you read what somebody wants to do, and write a prompt that they would send.
+- Complete in itself: whoever answers it sees the prompt and nothing else.
 
 ## Skipping, and looking after yourself
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.orm import Session, joinedload
 
 from app.errors import NotFound
@@ -19,6 +19,7 @@ from app.models import (
     Study,
     UseCase,
     User,
+    WrittenPrompt,
 )
 
 PAGE = 50
@@ -31,6 +32,8 @@ class PromptFilter:
     words: str = ""
     split: Split | None = None
     use_case: UseCase | None = None
+    written: bool | None = None  # by a labeler of the study, in a label task
+    few_shot: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +61,13 @@ class PromptPage:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptView:
-    """A prompt with its source user, its completions by policy, and the labels about it."""
+    """A prompt with its source user, its completions by policy, and the labels about it.
+
+    `written_by` is set for a prompt that a labeler wrote.
+    """
 
     prompt: Prompt
+    written_by: tuple[WrittenPrompt, User] | None
     completions: Sequence[Completion]
     demonstrations: Sequence[tuple[Demonstration, User]]
     rankings: int
@@ -98,11 +105,17 @@ def _conditions(study: Study, wanted: PromptFilter) -> list[ColumnElement[bool]]
         where.append(Prompt.split == wanted.split)
     if wanted.use_case is not None:
         where.append(Prompt.use_case == wanted.use_case)
+    if wanted.written is not None:
+        written = exists().where(WrittenPrompt.prompt_id == Prompt.id)
+        where.append(written if wanted.written else ~written)
+    if wanted.few_shot is not None:
+        parts = Prompt.few_shot.is_not(None)
+        where.append(parts if wanted.few_shot else ~parts)
     return where
 
 
 def prompt_view(session: Session, study: Study, prompt_id: int) -> PromptView:
-    """All about one prompt, in four queries. Raises NotFound."""
+    """All about one prompt, in five queries. Raises NotFound."""
     prompt = session.scalar(
         select(Prompt)
         .where(Prompt.id == prompt_id, Prompt.study_id == study.id)
@@ -126,8 +139,16 @@ def prompt_view(session: Session, study: Study, prompt_id: int) -> PromptView:
     rankings = select(func.count()).where(
         Ranking.prompt_id == prompt.id, Ranking.superseded_at.is_(None)
     )
+    written = session.execute(
+        select(WrittenPrompt, User)
+        .join(User, User.id == WrittenPrompt.user_id)
+        .where(WrittenPrompt.prompt_id == prompt.id)
+        .order_by(WrittenPrompt.id)
+        .limit(1)
+    ).one_or_none()
     return PromptView(
         prompt=prompt,
+        written_by=(written[0], written[1]) if written else None,
         completions=completions.all(),
         demonstrations=[(demonstration, user) for demonstration, user in demonstrations],
         rankings=session.scalar(rankings) or 0,

@@ -310,8 +310,8 @@ def test_a_demonstration_batch_by_hand(session: Session, client: TestClient, stu
     here = f"/studies/{study.slug}/batches"
     form = {"name": "First", "count": "3", "labels": "2", "audience": "training"}
     made = client.post(f"{here}/new/demonstration", data=form, follow_redirects=False)
-    assert (made.status_code, made.headers["location"]) == (303, here)
     batch = session.scalars(select(Batch)).one()
+    assert (made.status_code, made.headers["location"]) == (303, f"{here}/{batch.id}")
     assert (batch.kind, batch.purpose, batch.pool) == (
         LabelKind.demonstration,
         Purpose.training,

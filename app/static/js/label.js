@@ -4,8 +4,10 @@
 import { countActiveSeconds } from "./active.js";
 import { improveDemonstration } from "./demonstration.js";
 import { keepDraft } from "./draft.js";
+import { sendFlags } from "./flag.js";
 import { listenForKeys } from "./keys.js";
-import { showLease } from "./lease.js";
+import { keepLease, showLease } from "./lease.js";
+import { goOn } from "./next.js";
 import { improveRanking } from "./ranking.js";
 import { improveWriting } from "./writing.js";
 
@@ -26,11 +28,16 @@ function start(root) {
   const { signal } = running;
   const form = root.querySelector("#label-form");
   if (!form) return;
-  const lease = showLease(root.querySelector("#lease"), { signal });
-  keepDraft(form, root.querySelector("#draft-state"), lease.renewed, { signal });
-  countActiveSeconds(form.elements.active_seconds, { signal });
-  KINDS[form.dataset.kind]?.(form, { signal, announce });
-  listenForKeys(form, { signal });
+  const tools = { signal, announce };
+  const { renewed } = showLease(root.querySelector("#lease"), tools);
+  // The form is improved first, so that it hears of a draft that comes back.
+  KINDS[form.dataset.kind]?.(form, tools);
+  const draft = keepDraft(form, root.querySelector("#draft-state"), renewed, tools);
+  const activity = countActiveSeconds(form.elements.active_seconds, tools);
+  if (!form.elements.correction) keepLease(form, { ...tools, activity, draft, renewed });
+  goOn(form, { ...tools, draft, replace: start });
+  sendFlags(root.querySelector("#flag-form"), tools);
+  listenForKeys(form, tools);
   root.querySelector('[role="alert"]')?.focus();
 }
 

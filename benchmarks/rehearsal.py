@@ -200,17 +200,20 @@ def rehearse(rehearsal: Rehearsal, sizes: argparse.Namespace) -> None:
     sft = run_dir / "model"
     print(f"  validation loss {result_of(run_dir).metrics[SFT_VALID_LOSS]:.3f} nats/token")
 
-    # Rankings on other prompts than the demonstrations', as far as there are.
+    # Rankings on other prompts than the demonstrations', as far as there are; about a third of a
+    # prompt's completions are the base policy's.
     ranked = train[-sizes.rankings :] + valid[-80:]
-    requests = [
-        SampleRequest(prompt_id=p.prompt_id, prompt=p.text, policy="sft", n=rng.randint(4, 9))
-        for p in ranked
-    ]
-    samples = rehearsal.sample("sample-rankings", {"sft": sft}, requests)
+    requests = []
+    for p in ranked:
+        k = rng.randint(4, 9)
+        for policy, n in (("sft", k - round(k / 3)), ("base", round(k / 3))):
+            requests.append(SampleRequest(prompt_id=p.prompt_id, prompt=p.text, policy=policy, n=n))
+    samples = rehearsal.sample("sample-rankings", {"sft": sft, "base": base}, requests)
     rankings: list[RankingRecord] = []
     shared: list[tuple[Hashable, Mapping[Hashable, int]]] = []
     for i, prompt in enumerate(ranked):
-        completions = [r.text for r in samples[prompt.prompt_id, "sft"]]
+        both = samples[prompt.prompt_id, "sft"] + samples[prompt.prompt_id, "base"]
+        completions = [r.text for r in both]
         two = rng.sample(team, 2)
         for labeler in two if i % 5 == 0 else two[:1]:
             groups = labeler.rank(prompt.text, completions)

@@ -29,6 +29,8 @@ from app.models import (
     Checkpoint,
     Completion,
     LabelTask,
+    LabelTaskCompletion,
+    Policy,
     Pool,
     Ranking,
     Run,
@@ -46,6 +48,7 @@ from app.supervisor import Supervisor
 SMALL: dict[str, Any] = {
     "demonstrations": 20,
     "ranking_prompts": 20,
+    "contrast_share": 0.34,
     "ranking_overlap": 0.5,
     "evaluation_prompts": 8,
     "evaluation_labels": 2,
@@ -88,6 +91,7 @@ def test_a_round_is_played_through_the_real_parts(live_server: Supervisor) -> No
         _lineage_reaches_from_checkpoint_to_label_and_back(session)
         _held_out_labels_stay_out_of_snapshots(session)
         _orders_were_shuffled_and_kept(session)
+        _a_third_of_what_is_ranked_is_an_earlier_policys(session)
         _samples_of_the_new_policy_wait_to_be_ranked(session)
 
     second = demo.Researcher(live_server.url, found)
@@ -157,6 +161,29 @@ def _wait(condition: Callable[[], bool], seconds: float = 240) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it took too long"
         time.sleep(0.3)
+
+
+def _a_third_of_what_is_ranked_is_an_earlier_policys(session: Session) -> None:
+    """The base policy's beside the SFT policy's now, the SFT policy's beside PPO-ptx's next."""
+    for finished, earlier, own in ((True, "base", "sft"), (False, "sft", "ppo-ptx")):
+        rows = session.execute(
+            select(LabelTask.id, Policy.label, func.count())
+            .join(Batch, Batch.id == LabelTask.batch_id)
+            .join(LabelTaskCompletion, LabelTaskCompletion.label_task_id == LabelTask.id)
+            .join(Completion, Completion.id == LabelTaskCompletion.completion_id)
+            .join(Policy, Policy.id == Completion.policy_id)
+            .where(Batch.stage == "rankings", Batch.round_id.is_not(None) == finished)
+            .group_by(LabelTask.id, Policy.label)
+        ).all()
+        by_task: dict[int, dict[str, int]] = {}
+        for task, label, n in rows:
+            by_task.setdefault(task, {})[label] = n
+        assert by_task
+        for counts in by_task.values():
+            assert counts.keys() <= {earlier, own}
+            # 1 or 2 of 4, at most 3 of 9; fewer where both policies said the same
+            assert counts.get(earlier, 0) <= round(0.34 * sum(counts.values())) + 1
+        assert sum(c.get(earlier, 0) for c in by_task.values()) >= len(by_task)
 
 
 def _lineage_reaches_from_checkpoint_to_label_and_back(session: Session) -> None:

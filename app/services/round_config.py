@@ -26,6 +26,13 @@ class RoundConfig(BaseModel):
     ranking_prompts: int = Field(default=1000, ge=2)
     completions_min: int = Field(default=4, ge=2, le=9)
     completions_max: int = Field(default=9, ge=2, le=9)
+    contrast_share: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the completions to rank that an earlier policy gave: the base "
+        "policy beside SFT samples, the SFT policy beside PPO samples.",
+    )
     ranking_overlap: float = Field(
         default=0.1, ge=0, le=1, description="Share of rankings by two labelers, for agreement."
     )
@@ -59,6 +66,7 @@ REHEARSAL: dict[str, Any] = {
     "ranking_prompts": 600,
     "completions_min": 4,
     "completions_max": 9,
+    "contrast_share": 0.33,
     "ranking_overlap": 0.25,
     "evaluation_prompts": 200,
     "evaluation_labels": 2,

@@ -6,25 +6,20 @@ or takes over what an earlier round has made already; how far it is follows from
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
-from app.errors import Invalid
 from app.models import (
     Batch,
     Checkpoint,
     CheckpointKind,
-    Completion,
     Evaluation,
     EvaluationPolicy,
     LabelKind,
-    LabelTask,
-    Policy,
     Pool,
     Purpose,
     Run,
@@ -36,6 +31,7 @@ from app.models import (
 )
 from app.services import batches, runs, snapshots
 from app.services.round_context import Context, choose_prompts, prompts_of_split
+from app.services.round_rankings import make_ranking_batch, ranking_requests
 
 
 def _start_demonstrations(context: Context) -> None:
@@ -119,30 +115,19 @@ def _same_run(
     return None
 
 
-def _ranking_request(context: Context, policy: str, part: str) -> dict[str, Any]:
-    """More samples than are ranked: what a policy says twice, a ranking shows once."""
-    config = context.config
-    return {"policy": policy, "part": part, "n": config.completions_max + 2}
-
-
 def _start_sample_sft(context: Context) -> None:
     waiting = _adoptable_batch(context)
     if waiting is not None:
         context.reuse("sample-sft", batch=waiting.id)
         return
     prompts = choose_prompts(context, LabelKind.ranking, context.config.ranking_prompts)
-    policy = context.policy("sft")
-    context.start_run(
-        "sample-sft",
-        RunKindName.sample,
-        {
-            policy.label: context.checkpoint("sft"),
-            "prompts": snapshots.freeze_prompts(
-                context.session, context.study, prompts, why="ranking"
-            ),
-        },
-        [_ranking_request(context, policy.label, "prompts")],
-    )
+    inputs: dict[str, Snapshot | Checkpoint] = {
+        "prompts": snapshots.freeze_prompts(context.session, context.study, prompts, why="ranking")
+    }
+    for stage in ("sft", "base") if context.config.contrast_share else ("sft",):
+        inputs[context.policy(stage).label] = context.checkpoint(stage)
+    requests = ranking_requests(context, "sft", beside="base", part="prompts")
+    context.start_run("sample-sft", RunKindName.sample, inputs, requests)
 
 
 def _adoptable_batch(context: Context) -> Batch | None:
@@ -166,56 +151,15 @@ def _start_rankings(context: Context) -> None:
         batch.round_id = context.round.id
         context.session.flush()
     else:
-        batch = _ranking_batch(
+        batch = make_ranking_batch(
             context,
-            run=context.runs["sample-sft"],
-            policy=context.policy("sft"),
+            context.runs["sample-sft"],
+            "sft",
+            beside="base",
             name=f"Round {context.round.number}: rankings of sft samples",
             round_id=context.round.id,
         )
     context.batches["rankings"] = batch
-
-
-def _ranking_batch(
-    context: Context, *, run: Run, policy: Policy, name: str, round_id: int | None
-) -> Batch:
-    """A ranking task for each prompt with enough different samples, K drawn from the config."""
-    config = context.config
-    rows = context.session.execute(
-        select(Completion.prompt_id, Completion.id, Completion.text)
-        .where(Completion.run_id == run.id, Completion.policy_id == policy.id)
-        .order_by(Completion.prompt_id, Completion.sample_index)
-    )
-    found: dict[int, dict[str, int]] = {}
-    for prompt_id, completion_id, text in rows:
-        if text.strip():
-            found.setdefault(prompt_id, {}).setdefault(text, completion_id)
-    rng = random.Random(f"{context.round.seed}:{run.id}")
-    chosen: dict[int, list[int]] = {}
-    for prompt_id, distinct in found.items():
-        k = rng.randint(config.completions_min, config.completions_max)
-        if len(distinct) >= config.completions_min:
-            chosen[prompt_id] = list(distinct.values())[:k]
-    if not chosen:
-        raise Invalid(
-            f"{policy.name} gave no prompt {config.completions_min} different completions: "
-            "there is nothing to rank."
-        )
-    batch = batches.create_ranking_batch(
-        context.session,
-        context.study,
-        name=name,
-        completions=chosen,
-        round_id=round_id,
-        stage="rankings",
-    )
-    twice = rng.sample(sorted(chosen), round(len(chosen) * config.ranking_overlap))
-    context.session.execute(
-        update(LabelTask)
-        .where(LabelTask.batch_id == batch.id, LabelTask.prompt_id.in_(twice))
-        .values(labels_wanted=2)
-    )
-    return batch
 
 
 def _start_reward(context: Context) -> None:
@@ -262,7 +206,7 @@ def _start_sample_ppo(context: Context) -> None:
         inputs["next"] = snapshots.freeze_prompts(
             context.session, context.study, following, why="ranking in the next round"
         )
-        requests.append(_ranking_request(context, context.policy("ppo").label, "next"))
+        requests += ranking_requests(context, "ppo", beside="sft", part="next")
     context.start_run("sample-ppo", RunKindName.sample, inputs, requests)
 
 
@@ -273,10 +217,11 @@ def _start_evaluation(context: Context) -> None:
         select(RunInput.snapshot_id).where(RunInput.run_id == run.id, RunInput.part == "next")
     )
     if judged is not None:
-        _ranking_batch(
+        make_ranking_batch(
             context,
-            run=run,
-            policy=context.policy("ppo"),
+            run,
+            "ppo",
+            beside="sft",
             name=f"Round {context.round.number + 1}: rankings of ppo samples",
             round_id=None,
         )

@@ -40,7 +40,7 @@ class SimulatedLabeler:
     """A labeler with a seed: the same seed judges the same completion in the same way.
 
     `skill` (0 to 1) is that of the demonstrations; `noise` and `tie_width` are in deviations of the
-    utility over an SFT policy's completions.
+    utility over the completions that labelers see.
     """
 
     def __init__(
@@ -127,11 +127,11 @@ def _corrupt(completion: str, rng: random.Random) -> str:
 
 
 def reference_completions(prompt: str, rng: random.Random, k: int) -> list[str]:
-    """`k` different completions as an SFT policy of this family gives them, flaws included."""
+    """`k` different completions as labelers see them: an SFT policy's, some of them spoilt."""
     completions: list[str] = []
     for _ in range(50 * k):
         text = write_demonstration(prompt, rng, rng.uniform(0.35, 0.55))
-        if rng.random() < 0.15:
+        if rng.random() < 0.3:
             text = _corrupt(text, rng)
         if text not in completions:
             completions.append(text)

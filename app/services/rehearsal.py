@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.errors import Conflict, Invalid
-from app.models import Role, Study, UseCase, User
+from app.models import Role, Split, Study, UseCase, User
 from app.services import people, studies
 from app.services.prompts import PromptRow, add_prompts
 from app.simulation.accounts import Account
@@ -16,6 +16,8 @@ from app.simulation.family import generate_prompts
 
 DEMO_PROMPTS = 2400
 DEMO_USERS = 400
+# More test users than a study of real prompts has: 400 judged prompts make a narrow interval.
+DEMO_SHARES = {Split.train: 0.65, Split.valid: 0.1, Split.test: 0.25}
 
 
 def simulated_accounts(
@@ -77,5 +79,6 @@ def create_demo_study(session: Session, *, slug: str, seed: int, created_by: Use
             )
             for prompt in generate_prompts(seed, DEMO_PROMPTS, DEMO_USERS)
         ],
+        shares=DEMO_SHARES,
     )
     return study

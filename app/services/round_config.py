@@ -68,7 +68,7 @@ REHEARSAL: dict[str, Any] = {
     "completions_max": 9,
     "contrast_share": 0.33,
     "ranking_overlap": 0.25,
-    "evaluation_prompts": 200,
+    "evaluation_prompts": 400,
     "evaluation_labels": 2,
     "next_ranking_prompts": 40,
 }

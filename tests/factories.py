@@ -72,6 +72,18 @@ def make_labeler(
     return membership
 
 
+def make_labelers(session: Session, study: Study, count: int) -> list[Membership]:
+    """Many labelers of the training pool, quickly: they share the first one's password hash."""
+    first = make_user(session)
+    users = [first] + [
+        User(username=f"user-{next(_numbers)}", password_hash=first.password_hash)
+        for _ in range(count - 1)
+    ]
+    session.add_all(users)
+    session.flush()
+    return [people.add_member(session, study, user, Role.labeler) for user in users]
+
+
 def make_researcher(session: Session, study: Study, username: str | None = None) -> User:
     user = make_user(session, username)
     people.add_member(session, study, user, Role.researcher)

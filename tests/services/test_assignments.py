@@ -32,7 +32,7 @@ from app.models import (
     Round,
     User,
 )
-from app.services import assignments, labels, people
+from app.services import assignments, drafts, labels, people
 from app.services.label_forms import FormProblems
 from tests import factories as make
 
@@ -183,7 +183,7 @@ def test_an_expired_lease_is_returned_and_comes_back_to_its_owner_with_the_draft
     labeler = make.make_labeler(session, study)
     make.make_demonstration_batch(session, study, 1)
     assignment = make.take_next(session, labeler)
-    assignments.save_draft(session, assignment, {"text": "Half a sen"})
+    drafts.save_draft(session, assignment, {"text": "Half a sen"})
     let_time_run_out(session, assignment)
     assert assignments.return_expired(session) == 1
     assert assignments.return_expired(session) == 0
@@ -230,7 +230,7 @@ def test_a_late_submit_is_refused_once_somebody_else_has_the_slot(session: Sessi
     with pytest.raises(labels.LeaseLost):
         labels.submit(session, assignment, user_of(session, slow), {"text": "Too late."})
     assert session.scalar(select(func.count()).select_from(Demonstration)) == 1
-    lease = assignments.save_draft(session, assignment, {"text": "Too late."})
+    lease = drafts.save_draft(session, assignment, {"text": "Too late."})
     assert lease.seconds_left is None
     assert assignment.draft == {"text": "Too late."}
 
@@ -245,7 +245,7 @@ def test_a_draft_keeps_the_form_and_renews_the_lease(session: Session) -> None:
     assignment = make.take_next(session, labeler)
     let_time_run_out(session, assignment)
     assignment = opened(session, labeler, assignment)
-    lease = assignments.save_draft(
+    lease = drafts.save_draft(
         session,
         assignment,
         {"tier_A": "2", "overall_B": "", "tier_Z": "1", "role": "researcher"},
@@ -261,11 +261,11 @@ def test_a_draft_has_a_limit_and_ends_with_the_submit(session: Session) -> None:
     labeler = make.make_labeler(session, study)
     make.make_demonstration_batch(session, study, 1)
     assignment = make.take_next(session, labeler)
-    with pytest.raises(assignments.DraftTooLarge):
-        assignments.save_draft(session, assignment, {"text": "x" * 400_001})
+    with pytest.raises(drafts.DraftTooLarge):
+        drafts.save_draft(session, assignment, {"text": "x" * 400_001})
     labels.submit(session, assignment, user_of(session, labeler), {"text": "Done."})
     with pytest.raises(Conflict):
-        assignments.save_draft(session, assignment, {"text": "and more"})
+        drafts.save_draft(session, assignment, {"text": "and more"})
 
 
 # Submits ----------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ def test_a_demonstration_is_stored_with_all_that_it_comes_from(session: Session)
     assert (stored.pool, stored.purpose) == (Pool.training, Purpose.training)
     assert stored.simulated
     assert assignment.active_seconds == 12.5
-    assert assignment.draft is None
+    assert (assignment.draft, assignment.draft_saved_at) == (None, None)
     now = datetime.now(UTC)
     session.refresh(assignment, ["submitted_at"])
     assert assignment.submitted_at is not None

@@ -35,6 +35,13 @@ export function makeBoard(form, { cards, signal, dropped }) {
       .map((lane) => ({ place: Number(lane.dataset.place ?? 0), letters: cardsIn(lane) }))
       .filter(({ letters }) => letters.length);
 
+  // While a card is on its way nothing may move away under the pointer.
+  const freeze = (on) => {
+    for (const lane of [tray, ...list.querySelectorAll(".group-cards")]) {
+      lane.style.minHeight = on ? `${lane.offsetHeight}px` : "";
+    }
+  };
+
   const acceptDrops = (lane) => {
     const sortable = Sortable.create(lane, {
       group: "board",
@@ -50,10 +57,12 @@ export function makeBoard(form, { cards, signal, dropped }) {
       dragClass: "dragged",
       onStart() {
         dragging = true;
+        freeze(true);
         form.classList.add("dragging");
       },
       onEnd({ item }) {
         dragging = false;
+        freeze(false);
         form.classList.remove("dragging");
         dropped(item.dataset.letter, read());
       },
@@ -68,10 +77,12 @@ export function makeBoard(form, { cards, signal, dropped }) {
     element.append(...children);
     return element;
   };
-  const makeGap = () => acceptDrops(make("li", "gap"));
+  const makeGap = () => acceptDrops(make("div", "gap"));
   const makeGroup = () => {
     const lane = acceptDrops(make("div", "group-cards"));
-    return make("li", "group", make("span", "group-number"), lane);
+    const group = make("div", "group", make("span", "group-number"), lane);
+    group.role = "group";
+    return group;
   };
 
   acceptDrops(tray);
@@ -109,6 +120,7 @@ export function makeBoard(form, { cards, signal, dropped }) {
         groups.forEach(({ place, letters }, at) => {
           const group = lanes()[at];
           group.dataset.place = place;
+          group.setAttribute("aria-label", `Place ${place}`);
           group.firstElementChild.textContent = place;
           letters.forEach((letter, index) => put(group.lastElementChild, cards[letter], index));
         });

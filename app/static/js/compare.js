@@ -22,12 +22,14 @@ export function makeCompare(dialog, { signal }) {
   const sides = ["left", "right"].map((side) => dialog.querySelector(`[data-side="${side}"]`));
   const panes = sides.map((side) => side.querySelector(".compare-text"));
   const toggle = dialog.querySelector('[data-do="diff"]');
+  const key = dialog.querySelector("#compare-key");
   let shown = [];
   let differs = false;
   let parts = null;
 
   const show = () => {
     toggle.setAttribute("aria-pressed", String(differs));
+    key.hidden = !differs;
     if (differs) {
       parts ??= diffWords(...shown.map(({ text }) => text));
       panes[0].replaceChildren(...pieces(parts, "added", "del"));
@@ -97,6 +99,7 @@ export function makeCompare(dialog, { signal }) {
     sides.forEach((side, at) => {
       side.querySelector(".letter").textContent = pair[at].letter;
       side.querySelector(".where").textContent = pair[at].where;
+      key.querySelector(`.${side.dataset.side}`).textContent = pair[at].letter;
     });
     show();
     dialog.showModal(); // it gives the focus back when it closes

@@ -24,4 +24,7 @@ export function showRail(rail, groups, unplaced, current) {
   const focused = document.activeElement.closest("#rail [data-go]")?.dataset.go;
   rail.replaceChildren(...ranked, ...rest);
   if (focused) rail.querySelector(`[data-go="${focused}"]`).focus({ preventScroll: true });
+  // Where the line is too long, it shows the current one; scrollIntoView would move the page too.
+  const now = rail.querySelector('[aria-current="true"]');
+  rail.scrollLeft = now.offsetLeft - rail.offsetLeft - (rail.clientWidth - now.offsetWidth) / 2;
 }

@@ -66,7 +66,9 @@ export function improveRanking(form, { signal, announce }) {
       place.classList.toggle("current", place.dataset.of === current);
     }
     submit.disabled = unplaced.length > 0;
-    find('[data-do="undo"]').setAttribute("aria-disabled", String(!answers.canUndo()));
+    for (const button of form.querySelectorAll('[data-do="undo"]')) {
+      button.setAttribute("aria-disabled", String(!answers.canUndo()));
+    }
     if (step() === "rate") {
       rating.show(current);
       return;

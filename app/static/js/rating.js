@@ -24,7 +24,7 @@ export function makeRating(form, { letters, cards, answers, announce, go, leave 
 
   const step = (current, by) => {
     const all = questionsNear(current);
-    const at = all.indexOf(focused(current));
+    const at = Math.max(0, all.indexOf(focused(current)));
     all[Math.max(0, Math.min(all.length - 1, at + by))].focus();
   };
 
@@ -57,8 +57,6 @@ export function makeRating(form, { letters, cards, answers, announce, go, leave 
         button.setAttribute("aria-current", String(letter === current));
         button.setAttribute("aria-label", `${letter}, ${state}`);
       }
-      const count = letters.filter(isRated).length;
-      form.querySelector("#rated-count").textContent = `${count} of ${letters.length} rated`;
     },
 
     // After the last completion comes the next step.

@@ -108,13 +108,24 @@ function joined(parts) {
   return result;
 }
 
-// A blank between two changed words belongs to the change: phrases read better than single words.
+// Phrases read better than single words: a blank between two changed words belongs to the change,
+// and so does what is equal by chance, much shorter than the changes around it.
 function calm(parts) {
+  const around = (at, by) => {
+    let longest = 0;
+    for (let near = at + by; parts[near] && parts[near].kind !== "same"; near += by) {
+      longest = Math.max(longest, parts[near].text.length);
+    }
+    return longest;
+  };
+  const byChance = ({ kind, text }, at) =>
+    kind === "same" &&
+    (/^[^\S\n]+$/.test(text)
+      ? at > 0 && at < parts.length - 1
+      : 4 * text.length <= Math.min(around(at, -1), around(at, 1)));
   return joined(
     parts.flatMap((one, at) =>
-      one.kind === "same" && at && at < parts.length - 1 && /^[^\S\n]+$/.test(one.text)
-        ? [part("removed", one.text), part("added", one.text)]
-        : [one],
+      byChance(one, at) ? [part("removed", one.text), part("added", one.text)] : [one],
     ),
   );
 }

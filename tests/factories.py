@@ -81,7 +81,10 @@ def make_labelers(session: Session, study: Study, count: int) -> list[Membership
     ]
     session.add_all(users)
     session.flush()
-    return [people.add_member(session, study, user, Role.labeler) for user in users]
+    memberships = [people.add_member(session, study, user, Role.labeler) for user in users]
+    for membership, user in zip(memberships, users, strict=True):
+        membership.study, membership.user = study, user
+    return memberships
 
 
 def make_researcher(session: Session, study: Study, username: str | None = None) -> User:

@@ -151,7 +151,7 @@ def _written(session: Session, rows: Sequence[Assignment]) -> dict[int, str]:
             WrittenPrompt.superseded_at.is_(None),
         )
     )
-    return dict(found.tuples().all())
+    return dict(found.all())
 
 
 def _corrected(session: Session, rows: Sequence[Assignment]) -> set[int]:
@@ -178,9 +178,7 @@ def submitted_page(session: Session, assignment: Assignment) -> SubmittedPage:
             select(GuidelineVersion.id, GuidelineVersion.version).where(
                 GuidelineVersion.study_id == assignment.study_id
             )
-        )
-        .tuples()
-        .all()
+        ).all()
     )
     assert assignment.submitted_at is not None  # it is submitted
     return SubmittedPage(

@@ -170,7 +170,7 @@ def test_a_ranking_is_corrected_with_its_ratings(session: Session) -> None:
     }
     assert tiers == {old: [1, 2, 3, 4], new: [1, 1, 2, 3]}
     rated = select(Rating.ranking_id, func.count()).group_by(Rating.ranking_id)
-    assert dict(session.execute(rated).tuples().all()) == {old: 2, new: 2}
+    assert dict(session.execute(rated).all()) == {old: 2, new: 2}
     assert session.scalars(select(PromptRating.ranking_id)).all() == [old]
     page = history.submitted_page(session, assignment)
     assert [revision.number for revision in page.revisions] == [2, 1]

@@ -69,20 +69,22 @@ def test_write_a_demonstration_and_rank_four_by_keyboard(
     text.type(", green.")
     page.keyboard.press("Control+Enter")
 
-    # Rate and rank: a letter goes to a completion, a digit places it, Shift and a digit rate it.
+    # Rate, then rank: a letter goes to a completion, and a digit rates or places it.
     expect(page.get_by_role("heading", name="Rate and rank 4 completions")).to_be_visible()
-    submit = page.get_by_role("button", name="Submit")
-    expect(submit).to_be_disabled()
-    for key in ["b", "1", "Shift+7", "c", "1", "a", "4", "d", "3", "0"]:
-        page.keyboard.press(key)
-    expect(page.get_by_text("3 of 4 placed")).to_be_visible()
-    expect(page.locator("#order")).to_have_text("1B=C2A")
-    page.keyboard.press("Control+Enter")  # refused: D has no place
-    page.keyboard.press("2")
-    expect(page.locator("#order")).to_have_text("1B=C2D3A")
-    page.locator("#completion-A summary").click()
+    page.keyboard.press("b")
+    page.keyboard.press("7")
+    page.keyboard.press("a")
     harmful = page.locator("#completion-A").get_by_role("group", name="Gives harmful advice")
     harmful.get_by_label("No", exact=True).check(force=True)
+    submit = page.get_by_role("button", name="Submit")
+    for key in ["r", "b", "1", "c", "1", "a", "4", "d", "3", "0"]:
+        page.keyboard.press(key)
+    expect(page.get_by_text("3 of 4 placed")).to_be_visible()
+    expect(page.locator("#rail")).to_have_text("B=C>Anot placedD")
+    expect(submit).to_be_disabled()
+    page.keyboard.press("Control+Enter")  # refused: D has no place
+    page.keyboard.press("2")
+    expect(page.locator("#rail")).to_have_text("B=C>D>A")
     expect(submit).to_be_enabled()
     page.keyboard.press("Control+Enter")
     expect(page.get_by_role("heading", name="No work right now")).to_be_visible()
@@ -160,9 +162,9 @@ def test_the_pages_pass_axe(
     page.get_by_label("The completion you would like to receive").fill("Red")
     page.keyboard.press("Control+Enter")
     expect(page.get_by_role("heading", name="Rate and rank 4 completions")).to_be_visible()
-    for summary in page.locator(".about > summary").all():
-        summary.click()
-    for key in ["b", "1", "c", "1", "a", "3"]:
+    page.locator("#about-prompt > summary").click()
+    check("rating")
+    for key in ["r", "b", "1", "c", "1", "a", "3"]:
         page.keyboard.press(key)
     check("ranking")
     page.keyboard.press("d")

@@ -25,8 +25,9 @@ from app.models import (
     WrittenPrompt,
 )
 from app.services.corrections import Label, correctable_until, fields_of, may_correct, revisions
+from app.services.few_shot import FewShot
 from app.services.label_forms import PROMPT_QUESTIONS, SKIP_REASONS, rating_questions
-from app.services.label_pages import Card, FewShot, excerpt, few_shot_of
+from app.services.label_pages import Card, excerpt, few_shot_of
 
 PAGE_SIZE = 25
 _SHOWN = (AssignmentState.submitted, AssignmentState.skipped, AssignmentState.returned)

@@ -23,6 +23,7 @@ from app.models import (
 )
 from app.services.assignments import lease_of
 from app.services.corrections import CORRECTION, correctable_until, fields_of, revisions
+from app.services.few_shot import FewShot, read_few_shot
 from app.services.label_forms import (
     PAIR_PLACES,
     PROMPT_QUESTIONS,
@@ -53,23 +54,6 @@ def excerpt(text: str) -> str:
     """The beginning of a text, on one line."""
     line = " ".join(text[: 4 * EXCERPT].split())
     return line if len(line) <= EXCERPT else line[:EXCERPT].rstrip() + "…"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """An example of a few-shot prompt."""
-
-    query: str
-    response: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class FewShot:
-    """The parts of a few-shot prompt."""
-
-    instruction: str
-    pairs: Sequence[Pair]
-    query: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +130,7 @@ def few_shot_of(prompt: Prompt | None) -> FewShot | None:
     """The parts of a prompt that has them."""
     if prompt is None or prompt.few_shot is None:
         return None
-    parts = prompt.few_shot
-    pairs = [Pair(query=pair["query"], response=pair["response"]) for pair in parts["pairs"]]
-    return FewShot(instruction=parts["instruction"], pairs=pairs, query=parts["query"])
+    return read_few_shot(prompt.few_shot)
 
 
 def guidelines_html(session: Session, study: Study) -> str:

@@ -45,6 +45,27 @@ class UseCase(StrEnum):
     extract = "extract"
 
 
+class PiiState(StrEnum):
+    """Whether a prompt holds personal information. Held and dropped ones are not worked on."""
+
+    clear = "clear"  # nothing was found
+    held = "held"  # something was found: waits for a researcher
+    cleared = "cleared"  # a researcher: it is none, or may stay
+    redacted = "redacted"  # a researcher: taken out of the text
+    dropped = "dropped"  # a researcher: the prompt is not used
+
+
+class FoldReason(StrEnum):
+    """Why a prompt that came was not stored as one of its own."""
+
+    exact = "exact"  # the same text is here
+    prefix = "prefix"  # begins like one that is here, for long
+    near = "near"  # nearly the same as one that is here
+    other_side = "other_side"  # the same, and that one is in another split
+    over_length = "over_length"  # more tokens than the study takes
+    over_cap = "over_cap"  # its source user has as many prompts as the study takes
+
+
 class PolicyKind(StrEnum):
     checkpoint = "checkpoint"  # one of our own
     external = "external"  # completions that were imported
@@ -125,10 +146,38 @@ class SnapshotKind(StrEnum):
     pretraining = "pretraining"
 
 
+class ExportKind(StrEnum):
+    """What a file that leaves the study is about."""
+
+    sft = "sft"  # prompts with their demonstrations
+    rankings = "rankings"  # ordered tie groups
+    comparisons = "comparisons"  # derived pairs: prompt, chosen, rejected
+    preferences = "preferences"  # pairs with each labeler's preference and the soft label
+    ratings = "ratings"  # overall quality and metadata, one completion a row
+    prompts = "prompts"  # without labels, for PPO
+    labeler = "labeler"  # everything of one labeler, for them
+    prompt = "prompt"  # everything about one prompt
+
+
+class ExportFormat(StrEnum):
+    jsonl = "jsonl"
+    parquet = "parquet"
+
+
+class ExportShape(StrEnum):
+    """How a prompt with its completion is written."""
+
+    text = "text"  # strings: prompt, completion, chosen, rejected
+    messages = "messages"  # lists of {"role", "content"}
+
+
 def enum_column(
-    kind: type[StrEnum], *, nullable: bool = False, **options: Any
+    kind: type[StrEnum], *, nullable: bool = False, constraint: str | None = None, **options: Any
 ) -> MappedColumn[Any]:
-    """A text column that takes the values of `kind` and nothing else."""
+    """A text column that takes the values of `kind` and nothing else.
+
+    `constraint` names its check where a table has two columns of one kind.
+    """
     return mapped_column(
         Enum(
             kind,
@@ -136,7 +185,7 @@ def enum_column(
             create_constraint=True,
             length=32,
             values_callable=lambda members: [member.value for member in members],
-            name=kind.__name__.lower(),
+            name=constraint or kind.__name__.lower(),
         ),
         nullable=nullable,
         **options,

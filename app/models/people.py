@@ -28,6 +28,8 @@ class Study(HasId, Base):
     rehearsal: Mapped[bool] = mapped_column(server_default=text("false"))
     # What rounds start from: services.rounds.RoundConfig, validated there.
     settings: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
+    # What happens to prompts on their way in: services.preparation.settings, validated there.
+    preparation: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
     # Splits are a keyed hash of the source user; the key never leaves the database.
     split_key: Mapped[str] = mapped_column(server_default=text("gen_random_uuid()::text"))
     # How long after submitting a labeler may correct a label; 0: not at all.

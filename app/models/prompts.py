@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -9,14 +10,15 @@ from sqlalchemy import (
     ForeignKey,
     ForeignKeyConstraint,
     Index,
+    Integer,
     UniqueConstraint,
 )
 from sqlalchemy import text as sql
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db import Base, CreatedAt, HasId
-from app.models.kinds import PolicyKind, Split, UseCase, enum_column
+from app.models.kinds import FoldReason, PiiState, PolicyKind, Split, UseCase, enum_column
 
 
 class SourceUser(HasId, Base):
@@ -48,14 +50,29 @@ class Import(HasId, Base):
     created_at: Mapped[CreatedAt]
 
 
+class DuplicateGroup(HasId, Base):
+    """Prompts that are nearly the same. Its split is that of all of them: a foreign key says so."""
+
+    __tablename__ = "duplicate_groups"
+    __table_args__ = (UniqueConstraint("id", "study_id", "split"),)
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
+    split: Mapped[Split] = enum_column(Split)
+    created_at: Mapped[CreatedAt]
+
+
 class Prompt(HasId, Base):
-    """An instruction. Its split is its source user's: the foreign key says so."""
+    """An instruction. Its split is its source user's, and its group's: the foreign keys say so."""
 
     __tablename__ = "prompts"
     __table_args__ = (
         ForeignKeyConstraint(
             ["source_user_id", "study_id", "split"],
             ["source_users.id", "source_users.study_id", "source_users.split"],
+        ),
+        ForeignKeyConstraint(
+            ["duplicate_group", "study_id", "split"],
+            ["duplicate_groups.id", "duplicate_groups.study_id", "duplicate_groups.split"],
         ),
         UniqueConstraint("study_id", "text_sha256"),
         UniqueConstraint("id", "study_id"),
@@ -67,14 +84,31 @@ class Prompt(HasId, Base):
             postgresql_where=sql("external_id IS NOT NULL"),
         ),
         Index("ix_prompts_study_split", "study_id", "split", "id"),
+        Index("ix_prompts_source_user", "source_user_id"),
+        Index("ix_prompts_held", "study_id", "id", postgresql_where=sql("pii_state = 'held'")),
+        Index(
+            "ix_prompts_pii_decided",
+            "study_id",
+            "pii_decided_at",
+            postgresql_where=sql("pii_decided_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_prompts_duplicate_group",
+            "study_id",
+            "duplicate_group",
+            postgresql_where=sql("duplicate_group IS NOT NULL"),
+        ),
         CheckConstraint("text <> ''", name="text_not_empty"),
+        CheckConstraint(
+            "(pii_state = 'redacted') = (original IS NOT NULL)", name="original_of_redacted"
+        ),
     )
 
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
     source_user_id: Mapped[int]
     split: Mapped[Split] = enum_column(Split)
     text: Mapped[str]
-    text_sha256: Mapped[str]
+    text_sha256: Mapped[str]  # of the normal form of what came in, redacted or not
     external_id: Mapped[str | None]  # the file's own name for it
     use_case: Mapped[UseCase | None] = enum_column(UseCase, nullable=True)
     closed_domain: Mapped[bool | None]  # None: not known, the labeler says
@@ -82,6 +116,20 @@ class Prompt(HasId, Base):
     # The parts of a few-shot prompt: {"instruction", "pairs": [{"query", "response"}], "query"}.
     few_shot: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     details: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=sql("'{}'"))
+    language: Mapped[str | None]  # ISO 639-1; None: too little text to tell
+    tokens: Mapped[int | None]
+    duplicate_group: Mapped[int | None]
+    pii_state: Mapped[PiiState] = enum_column(PiiState, server_default="clear")
+    # What was found in the text as it came: [{"kind", "start", "end"}], in characters.
+    pii_spans: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB(none_as_null=True))
+    pii_decided_by: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
+    pii_decided_at: Mapped[datetime | None]
+    # Of a redacted prompt, never shown to labelers: {"text", "constraint_text", "few_shot"}.
+    original: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    suggested_use_case: Mapped[UseCase | None] = enum_column(
+        UseCase, nullable=True, constraint="suggested_use_case"
+    )
+    suggested_confidence: Mapped[float | None]  # the classifier's probability
     import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"), index=True)
     created_at: Mapped[CreatedAt]
 
@@ -90,6 +138,61 @@ class Prompt(HasId, Base):
         foreign_keys="Prompt.source_user_id",
         primaryjoin="SourceUser.id == Prompt.source_user_id",
     )
+
+
+class PromptSketch(Base):
+    """What near-duplicates of a prompt are found by: services.preparation.duplicates."""
+
+    __tablename__ = "prompt_sketches"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["prompt_id", "study_id"], ["prompts.id", "prompts.study_id"], ondelete="CASCADE"
+        ),
+        Index(
+            "ix_prompt_sketches_prefix",
+            "study_id",
+            "prefix",
+            postgresql_where=sql("prefix IS NOT NULL"),
+        ),
+    )
+
+    prompt_id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int]
+    prefix: Mapped[int | None]  # hash of the long beginning; None: the prompt is shorter
+    bands: Mapped[list[int]] = mapped_column(ARRAY(Integer))
+
+
+class FoldedPrompt(HasId, Base):
+    """A prompt that came and was not stored as one of its own, and the one that stands for it."""
+
+    __tablename__ = "folded_prompts"
+    __table_args__ = (
+        Index("ix_folded_prompts_text", "study_id", "text_sha256"),
+        Index(
+            "ix_folded_prompts_prompt",
+            "prompt_id",
+            postgresql_where=sql("prompt_id IS NOT NULL"),
+        ),
+        Index(
+            "uq_folded_prompts_study_external",
+            "study_id",
+            "external_id",
+            unique=True,
+            postgresql_where=sql("external_id IS NOT NULL"),
+        ),
+    )
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
+    import_id: Mapped[int | None] = mapped_column(
+        ForeignKey("imports.id", ondelete="CASCADE"), index=True
+    )
+    line: Mapped[int | None]  # of the imported file
+    external_id: Mapped[str | None]
+    text_sha256: Mapped[str]
+    reason: Mapped[FoldReason] = enum_column(FoldReason)
+    prompt_id: Mapped[int | None] = mapped_column(ForeignKey("prompts.id", ondelete="CASCADE"))
+    similarity: Mapped[float | None]  # Jaccard, of a near-duplicate
+    created_at: Mapped[CreatedAt]
 
 
 class Policy(HasId, Base):

@@ -1,9 +1,15 @@
 """Every table. Importing this module registers them all on Base.metadata."""
 
 from app.models.evaluations import Evaluation, EvaluationPolicy
+from app.models.exports import ApiToken, Export, Webhook, WebhookDelivery
 from app.models.kinds import (
     AssignmentState,
     CheckpointKind,
+    DeliveryState,
+    ExportFormat,
+    ExportKind,
+    ExportShape,
+    ExportState,
     FoldReason,
     LabelKind,
     LabelTaskState,
@@ -17,7 +23,9 @@ from app.models.kinds import (
     RunState,
     SnapshotKind,
     Split,
+    TokenScope,
     UseCase,
+    WebhookEvent,
     WritingStyle,
 )
 from app.models.labels import (
@@ -60,10 +68,12 @@ from app.models.training import (
     RunMetric,
     Snapshot,
     SnapshotDemonstration,
+    SnapshotPrompt,
     SnapshotRanking,
 )
 
 __all__ = [
+    "ApiToken",
     "Assignment",
     "AssignmentItem",
     "AssignmentState",
@@ -71,13 +81,16 @@ __all__ = [
     "Checkpoint",
     "CheckpointKind",
     "Completion",
+    "DeliveryState",
     "Demonstration",
     "DuplicateGroup",
     "Evaluation",
     "EvaluationPolicy",
+    "Export",
     "ExportFormat",
     "ExportKind",
     "ExportShape",
+    "ExportState",
     "Flag",
     "FoldReason",
     "FoldedPrompt",
@@ -112,12 +125,17 @@ __all__ = [
     "Snapshot",
     "SnapshotDemonstration",
     "SnapshotKind",
+    "SnapshotPrompt",
     "SnapshotRanking",
     "SourceUser",
     "Split",
     "Study",
+    "TokenScope",
     "UseCase",
     "User",
+    "Webhook",
+    "WebhookDelivery",
+    "WebhookEvent",
     "WritingStyle",
     "WrittenPrompt",
 ]

@@ -159,6 +159,13 @@ class ExportKind(StrEnum):
     prompt = "prompt"  # everything about one prompt
 
 
+class ExportState(StrEnum):
+    queued = "queued"
+    running = "running"  # claimed by a worker until lease_until
+    ready = "ready"
+    failed = "failed"
+
+
 class ExportFormat(StrEnum):
     jsonl = "jsonl"
     parquet = "parquet"
@@ -169,6 +176,26 @@ class ExportShape(StrEnum):
 
     text = "text"  # strings: prompt, completion, chosen, rejected
     messages = "messages"  # lists of {"role", "content"}
+
+
+class TokenScope(StrEnum):
+    """What a token of the API may do; whoever may write may also read."""
+
+    read = "read"
+    write = "write"
+
+
+class WebhookEvent(StrEnum):
+    snapshot_ready = "snapshot.ready"  # an export is ready, with its snapshot if it froze one
+    round_finished = "round.finished"
+    batch_labeled = "batch.labeled"
+    test = "test"  # sent by hand
+
+
+class DeliveryState(StrEnum):
+    queued = "queued"  # due at next_at
+    delivered = "delivered"  # the receiver answered with 2xx
+    failed = "failed"  # given up
 
 
 def enum_column(

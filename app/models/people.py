@@ -79,6 +79,7 @@ class Membership(Base):
     role: Mapped[Role] = enum_column(Role)
     pool: Mapped[Pool | None] = enum_column(Pool, nullable=True)
     created_at: Mapped[CreatedAt]
+    withdrawn_at: Mapped[datetime | None]  # their labels are used no more
 
     study: Mapped[Study] = relationship(lazy="raise_on_sql")
     user: Mapped[User] = relationship(lazy="raise_on_sql")

@@ -132,6 +132,7 @@ class Prompt(HasId, Base):
     suggested_confidence: Mapped[float | None]  # the classifier's probability
     import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"), index=True)
     created_at: Mapped[CreatedAt]
+    withdrawn_at: Mapped[datetime | None]  # it and its labels are used no more
 
     source_user: Mapped[SourceUser] = relationship(
         lazy="raise_on_sql",

@@ -215,6 +215,20 @@ class SnapshotRanking(Base):
     simulated: Mapped[bool]
 
 
+class SnapshotPrompt(Base):
+    """A prompt of a snapshot without labels, so that its withdrawal is seen there."""
+
+    __tablename__ = "snapshot_prompts"
+    __table_args__ = (
+        ForeignKeyConstraint(["snapshot_id", "study_id"], ["snapshots.id", "snapshots.study_id"]),
+        ForeignKeyConstraint(["prompt_id", "study_id"], ["prompts.id", "prompts.study_id"]),
+    )
+
+    snapshot_id: Mapped[int] = mapped_column(primary_key=True)
+    prompt_id: Mapped[int] = mapped_column(primary_key=True, index=True)
+    study_id: Mapped[int]
+
+
 class Checkpoint(HasId, Base):
     """A model made by a run, or a base model that was named. `uri` is an artifact or a name."""
 

@@ -8,10 +8,11 @@ const { Sortable } = globalThis;
 const STILL = window.matchMedia("(prefers-reduced-motion: reduce)");
 
 // Runs `change`, which may move what has the focus, and gives the focus back to it.
-export function keepingFocus(change) {
+function keepingFocus(change) {
   const focused = document.activeElement;
   change();
-  if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
+  if (focused === document.activeElement || !focused.isConnected) return;
+  focused.focus({ preventScroll: true });
 }
 
 function put(parent, node, at) {

@@ -20,7 +20,8 @@ export function showRail(rail, groups, unplaced, current) {
     ...(at ? [text("sign", ">")] : []),
     ...letters.flatMap((letter, index) => [...(index ? [text("sign", "=")] : []), button(letter)]),
   ]);
-  const rest = unplaced.length ? [text("rest small muted", "not placed"), ...unplaced.map(button)] : [];
+  const rest = unplaced.map(button);
+  if (rest.length) rest.unshift(text("rest small muted", "not placed"));
   const focused = document.activeElement.closest("#rail [data-go]")?.dataset.go;
   rail.replaceChildren(...ranked, ...rest);
   if (focused) rail.querySelector(`[data-go="${focused}"]`).focus({ preventScroll: true });

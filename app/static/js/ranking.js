@@ -167,7 +167,8 @@ export function improveRanking(form, { signal, announce }) {
   function pin() {
     if (pinned === current || pinned === null) {
       pinned = pinned === null ? current : null;
-      announce(pinned ? `${current} is pinned. Pin another one to compare.` : `${current} is not pinned.`);
+      const state = pinned ? "pinned. Pin another one to compare" : "not pinned";
+      announce(`${current} is ${state}.`);
       show();
       return;
     }
@@ -238,8 +239,7 @@ export function improveRanking(form, { signal, announce }) {
     else if (key in keys) keys[key]();
     else if (digit > "0") place(Number(digit));
     else if (digit === "0" || key === "Backspace" || key === "Delete") takeBack();
-    else if (key === "Enter" && event.target.matches("input")) return true; // not a submit by chance
-    else return false;
+    else return key === "Enter" && event.target.matches("input"); // no submit by chance
     return true;
   }
 
@@ -259,7 +259,9 @@ export function improveRanking(form, { signal, announce }) {
       const command = target.closest("[data-do]")?.dataset.do;
       if (goTo) go(goTo);
       else if (command) commands[command]();
-      else if (target.closest(".expand")) board.expand(target.closest(".completion").dataset.letter);
+      else if (target.matches(".expand, .expand *")) {
+        board.expand(target.closest(".completion").dataset.letter);
+      }
       // After a click on an answer the page's keys act again: arrows would change the answer.
       else if (target.matches('input[type="radio"]') && event.detail > 0) {
         (target.closest(".likert, .tri") ?? cards[current]).focus({ preventScroll: true });
@@ -278,7 +280,7 @@ export function improveRanking(form, { signal, announce }) {
   form.addEventListener("restored", () => enter(startingStep()), { signal });
 
   function startingStep() {
-    return rated ? form.elements.step.value || "rate" : "rank";
+    return rated && form.elements.step.value !== "rank" ? "rate" : "rank";
   }
 
   form.noValidate = true; // the button waits for every place; what is hidden cannot be pointed at

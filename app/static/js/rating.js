@@ -39,7 +39,7 @@ export function makeRating(form, { letters, cards, answers, announce, go, leave 
   };
 
   const isRated = (letter) =>
-    [...cards[letter].querySelectorAll(QUESTION)].some((question) => answers.get(nameOf(question)));
+    [...cards[letter].querySelectorAll(QUESTION)].some((one) => answers.get(nameOf(one)));
 
   return {
     // Puts the cards back from the board, in the order of their letters.
@@ -52,7 +52,8 @@ export function makeRating(form, { letters, cards, answers, announce, go, leave 
       for (const button of form.querySelectorAll(".letters > [data-go]")) {
         const letter = button.dataset.go;
         const overall = answers.get(`overall_${letter}`);
-        const state = overall ? `rated ${overall}` : isRated(letter) ? "rated in part" : "not rated";
+        const partly = isRated(letter) ? "rated in part" : "not rated";
+        const state = overall ? `rated ${overall}` : partly;
         button.classList.toggle("done", isRated(letter));
         button.setAttribute("aria-current", String(letter === current));
         button.setAttribute("aria-label", `${letter}, ${state}`);

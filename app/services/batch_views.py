@@ -26,6 +26,7 @@ class BatchView:
     open_tasks: int
     labels_per_task: int
     priority: int
+    writing_style: str | None  # of the prompts to be written
     labelers: int  # who have submitted a label of it
     median_active_seconds: float | None  # of the labels submitted; what browsers counted
     skips: Sequence[tuple[str, int]]
@@ -47,11 +48,12 @@ def find_batch(session: Session, study: Study, batch_id: int) -> Batch:
 def batch_view(session: Session, study: Study, batch_id: int) -> BatchView:
     """All about one batch. Raises NotFound."""
     batch = find_batch(session, study, batch_id)
-    open_tasks, labels_per_task, priority = session.execute(
+    open_tasks, labels_per_task, priority, style = session.execute(
         select(
             func.count().filter(LabelTask.state == LabelTaskState.open),
             func.coalesce(func.max(LabelTask.labels_wanted), 0),
             func.coalesce(func.min(LabelTask.priority), 0),
+            func.min(LabelTask.writing_style),
         ).where(LabelTask.batch_id == batch.id)
     ).one()
     median, labelers = session.execute(
@@ -82,6 +84,7 @@ def batch_view(session: Session, study: Study, batch_id: int) -> BatchView:
         open_tasks=open_tasks,
         labels_per_task=labels_per_task,
         priority=priority,
+        writing_style=style,
         labelers=labelers,
         median_active_seconds=median,
         skips=[(SKIP_REASONS.get(reason or "", reason or ""), count) for reason, count in skips],

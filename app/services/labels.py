@@ -43,12 +43,12 @@ Answers = str | RankingAnswers | PromptAnswers
 
 
 class LeaseLost(Conflict):
-    """The time ran out, and others have given all the labels that the task wants."""
+    """The time ran out, and the task wants no more labels: it has them, or was withdrawn."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "Your time for this one ran out, and somebody else has done it in the meantime."
-        )
+    def __init__(self, task: LabelTask) -> None:
+        closed = task.state is LabelTaskState.closed
+        since = "a researcher has withdrawn it" if closed else "somebody else has done it"
+        super().__init__(f"Your time for this one ran out, and {since} in the meantime.")
 
 
 def submit(session: Session, assignment: Assignment, user: User, fields: Mapping[str, str]) -> bool:
@@ -68,7 +68,7 @@ def submit(session: Session, assignment: Assignment, user: User, fields: Mapping
         refuse_duplicate(session, session.get_one(Study, assignment.study_id), answers)
     # A lease that is over but not taken back yet still holds its slot.
     if assignment.state is AssignmentState.returned and not take_slot_again(task):
-        raise LeaseLost
+        raise LeaseLost(task)
     store_label(session, assignment, user, answers, fields)
     assignment.state = AssignmentState.submitted
     assignment.submitted_at = func.now()

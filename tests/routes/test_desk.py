@@ -32,7 +32,7 @@ from app.services import assignments, flags
 from app.services.acknowledgements import acknowledge
 from app.services.assignments import lease_next, work_waits
 from app.services.batch_progress import batch_progress
-from app.services.labels import submit
+from app.services.labels import LeaseLost, submit
 from app.services.writing import create_writing_batch
 from app.simulation.labeler import SimulatedLabeler
 from app.simulation.pages import read_page
@@ -207,6 +207,7 @@ def test_labelers_write_the_prompts_of_a_batch_and_researchers_find_them(
     batch = session.scalars(select(Batch)).one()
     progress = text_of(client.get(here(study, f"/batches/{batch.id}")).text)
     assert "Labels 1 of 2 wanted" in progress
+    assert "Style after a use case; prompts written so far" in progress
 
 
 def test_a_withdrawn_batch_gives_nothing_and_reopens(
@@ -257,6 +258,22 @@ def test_a_task_that_was_finished_while_withdrawn_is_complete_when_reopened(
     session.commit()
     client.post(f"{address}/reopen")
     assert [task.state for task in make.tasks_of(session, batch)] == [LabelTaskState.complete]
+
+
+def test_a_label_for_a_withdrawn_task_whose_lease_ran_out_is_not_taken(
+    session: Session, client: TestClient, study: Study
+) -> None:
+    batch = make.make_demonstration_batch(session, study, 1)
+    labeler = make.make_labeler(session, study)
+    assignment = make.take_next(session, labeler)
+    session.commit()
+    client.post(here(study, f"/batches/{batch.id}/withdraw"))
+    user = session.get_one(User, labeler.user_id)
+    assignment = assignments.find_assignment(session, user, assignment.public_id)
+    assignment.state, assignment.label_task.slots_taken = AssignmentState.returned, 0
+    session.flush()
+    with pytest.raises(LeaseLost, match="a researcher has withdrawn it in the meantime"):
+        submit(session, assignment, user, {"text": "late"})
 
 
 def test_the_page_of_a_batch_counts_skips_and_active_time(

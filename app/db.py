@@ -20,6 +20,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from app.config import get_settings, sqlalchemy_url
 
 OUTBOX = "plumbline.outbox"
+CONNECTIONS = 30  # of one process at most
+IDLE_CONNECTIONS = 10  # that stay open
 
 
 class Base(DeclarativeBase):
@@ -63,7 +65,9 @@ def get_engine() -> Engine:
         raise RuntimeError(
             "PLUMBLINE_DATABASE_URL is not set; `plumbline up` starts the bundled database"
         )
-    return make_engine(url, pool_size=10, max_overflow=20)
+    return make_engine(
+        url, pool_size=IDLE_CONNECTIONS, max_overflow=CONNECTIONS - IDLE_CONNECTIONS
+    )
 
 
 def enqueue(session: Session, task: str, *args: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -9,6 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.db import CONNECTIONS
 from app.errors import install_error_handlers
 from app.logs import configure_logging
 from app.render import STATIC
@@ -20,6 +23,26 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
+
+
+class TurnMiddleware:
+    """Let in as many requests at a time as there are database connections; the others queue.
+
+    A request keeps its connection between its steps, and every step needs a thread. Were more let
+    in, those that wait for a connection could hold all threads, and those that have one would wait
+    for a thread: nobody would go on until the waiting gives up.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._turns = asyncio.Semaphore(CONNECTIONS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith("/static/"):
+            await self.app(scope, receive, send)
+            return
+        async with self._turns:
+            await self.app(scope, receive, send)
 
 
 class SecurityMiddleware:
@@ -87,7 +110,8 @@ def create_app() -> FastAPI:
     """The application. Reads the settings once; opens no connection before the first request."""
     configure_logging()
     app = FastAPI(title="Plumbline", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(SecurityMiddleware)
+    app.add_middleware(TurnMiddleware)
+    app.add_middleware(SecurityMiddleware)  # the outer one
     install_error_handlers(app)
     app.mount("/static", VersionedStaticFiles(directory=STATIC), name="static")
     for router in routers:

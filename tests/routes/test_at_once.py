@@ -24,7 +24,8 @@ LABELERS = 200
 
 @pytest.fixture
 def server(db: Session) -> Iterator[str]:  # noqa: ARG001 — the settings and tables come first
-    running = uvicorn.Server(uvicorn.Config(create_app(), port=0, log_level="warning"))
+    config = uvicorn.Config(create_app(), port=0, log_level="warning", timeout_keep_alive=120)
+    running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 30
@@ -38,20 +39,20 @@ def server(db: Session) -> Iterator[str]:  # noqa: ARG001 — the settings and t
 
 async def ask(url: str, slug: str, tokens: list[str]) -> list[tuple[int, str, int]]:
     """Per labeler: status and address of the next task, and the status of the one ahead of it."""
-    gate = asyncio.Event()
+    gate = asyncio.Barrier(len(tokens))
 
-    async def one(token: str) -> tuple[int, str, int]:
-        async with httpx.AsyncClient(base_url=url, cookies={COOKIE: token}, timeout=120) as client:
-            await client.get("/healthz")  # the connection is open before the gate is
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=120) as client:
+
+        async def one(token: str) -> tuple[int, str, int]:
+            headers = {"Cookie": f"{COOKIE}={token}"}
+            await client.get("/healthz")  # its connection is open before the gate is
             await gate.wait()
-            next_ = await client.get(f"/label/{slug}")
-            ahead = await client.post(f"/label/{slug}/ahead")
+            next_ = await client.get(f"/label/{slug}", headers=headers)
+            ahead = await client.post(f"/label/{slug}/ahead", headers=headers)
             return next_.status_code, next_.headers.get("location", ""), ahead.status_code
 
-    tasks = [asyncio.create_task(one(token)) for token in tokens]
-    await asyncio.sleep(3)
-    gate.set()
-    return await asyncio.gather(*tasks)
+        return await asyncio.gather(*(one(token) for token in tokens))
 
 
 def test_two_hundred_people_two_hundred_tasks(server: str, db: Session) -> None:

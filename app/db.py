@@ -65,9 +65,7 @@ def get_engine() -> Engine:
         raise RuntimeError(
             "PLUMBLINE_DATABASE_URL is not set; `plumbline up` starts the bundled database"
         )
-    return make_engine(
-        url, pool_size=IDLE_CONNECTIONS, max_overflow=CONNECTIONS - IDLE_CONNECTIONS
-    )
+    return make_engine(url, pool_size=IDLE_CONNECTIONS, max_overflow=CONNECTIONS - IDLE_CONNECTIONS)
 
 
 def enqueue(session: Session, task: str, *args: int) -> None:
@@ -93,8 +91,6 @@ def task_session(engine: Engine | None = None) -> Iterator[Session]:
             yield session
             session.commit()
         except BaseException:
-            # What was loaded stays readable: the page of the error names the signed-in user.
-            session.expunge_all()
             session.rollback()
             session.info.pop(OUTBOX, None)
             raise

@@ -87,11 +87,11 @@ def page(
 ) -> HTMLResponse:
     """Render `template`: all of it, or only the block `fragment` for a request by HTMX.
 
-    The signed-in user, where there is one, is in the context as `user`.
+    The name of the signed-in user, where there is one, is in the context as `user_name`.
     """
     values = {
         "request": request,
-        "user": getattr(request.state, "user", None),
+        "user_name": getattr(request.state, "user_name", None),
         "now": datetime.now(UTC),
         **(context or {}),
     }

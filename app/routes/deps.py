@@ -21,7 +21,8 @@ def current_user(request: Request, session: DbSession) -> User:
     user = people.user_of_token(session, token) if token else None
     if user is None:
         raise SignInRequired("Please sign in.")
-    request.state.user = user
+    # Text, not the row: the page of an error is rendered after its session was rolled back.
+    request.state.user_name = user.display_name or user.username
     return user
 
 

@@ -11,6 +11,7 @@ export function goOn(form, { signal, announce, draft, replace }) {
   const { start } = document.querySelector(".toolbar").dataset; // where the next task is found
   let fetched = null; // the next page: { address, page }
   let busy = false;
+  delete document.documentElement.dataset.ahead;
 
   const fetchAhead = async () => {
     try {
@@ -21,6 +22,7 @@ export function goOn(form, { signal, announce, draft, replace }) {
       if (!next) return;
       loadStyles(page);
       fetched = { address: new URL(next.action).pathname, page };
+      document.documentElement.dataset.ahead = "ready";
     } catch {
       // Without it the next task is loaded after the submit.
     }

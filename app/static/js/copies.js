@@ -1,7 +1,7 @@
 // This browser's copies of drafts: one for each assignment and tab, written at every change.
 //
-// A copy says which server draft it grew from (`base`), what was on its way to the server when it
-// was written (`sending`), and whether the server has all of it (`synced`).
+// A copy says which server draft it grew from (`base`), what was sent last and may have arrived
+// (`recent`), and whether the server has all of it (`synced`).
 
 const PREFIX = "plumbline.draft.";
 const KEPT_MS = 30 * 86_400_000;

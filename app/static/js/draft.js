@@ -10,6 +10,7 @@ import { hideNotice, showNotice, signInAgain } from "./notice.js";
 const PAUSE_MS = 1000;
 const LONGEST_MS = 5000; // while somebody types without a pause
 const RETRY_MS = 5000;
+const RECENT = 3; // sent drafts that are remembered
 const KEEPALIVE_CHARACTERS = 20_000; // browsers limit what outlives a page to 64 KiB
 
 const clock = (moment) => moment.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
@@ -27,7 +28,7 @@ export function keepDraft(form, status, renewed, { signal, announce }) {
   let stopped = false;
   let lastSaved = performance.now();
 
-  const keepHere = (more) => copies.write({ base, fields: fieldsOf(form), other, ...more });
+  const keepHere = (more) => copies.write({ base, fields: fieldsOf(form), other, recent, ...more });
   const same = (one, two) => sameFields(form, one, two);
 
   const plan = (wait) => {
@@ -38,7 +39,7 @@ export function keepDraft(form, status, renewed, { signal, announce }) {
   const changed = () => {
     changes += 1;
     unsavedSince ??= performance.now();
-    keepHere({ synced: false, sending: recent[0] });
+    keepHere({ synced: false });
     const longest = Math.max(0, unsavedSince + LONGEST_MS - performance.now());
     plan(Math.min(PAUSE_MS, longest));
   };
@@ -93,8 +94,8 @@ export function keepDraft(form, status, renewed, { signal, announce }) {
     const upTo = changes;
     const sent = fieldsOf(form);
     const body = JSON.stringify(sent);
-    recent = [sent, ...recent].slice(0, 3);
-    keepHere({ synced: false, sending: sent });
+    recent = [sent, ...recent].slice(0, RECENT);
+    keepHere({ synced: false });
     try {
       const response = await fetch(`${address}?base=${encodeURIComponent(base)}`, {
         method: "PUT",
@@ -131,7 +132,9 @@ export function keepDraft(form, status, renewed, { signal, announce }) {
   }
   if (copy) copies.drop(copy.key);
   if (copy && !same(copy.fields, fieldsOf(form))) {
-    const grewFromShown = copy.base >= base || same(copy.sending, shown);
+    const sent = copy.recent ?? [];
+    const grewFromShown = copy.base >= base || sent.some((fields) => same(fields, shown));
+    recent = [copy.fields, ...sent].slice(0, RECENT); // the page that wrote it may have sent it
     if (copy.base > base) base = copy.base;
     if (copy.other && !same(copy.other, copy.fields)) {
       restore(form, copy.fields);

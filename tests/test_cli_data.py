@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.models import Membership, Pool, Prompt, Ranking, Study, User
 from app.services import people
+from tests import factories as make
 from tests.conftest import clear_settings
 
 
@@ -96,3 +97,31 @@ def test_a_database_that_is_not_there(
     result = run("study", "create", "A study")
     assert result.exit_code == 1
     assert "The database cannot be reached" in result.stderr
+
+
+def test_export_writes_a_folder_and_says_what_it_left_out(
+    run: Callable[..., Result], fresh_engine: Engine, tmp_path: Path
+) -> None:
+    with Session(fresh_engine) as session:
+        study = make.make_study(session, "Large")
+        prompts = [make.make_prompt(session, study) for _ in range(3)]
+        make.make_demonstration_batch(session, study, prompts)
+        ann = make.make_labeler(session, study, "ann")
+        for _ in prompts:
+            make.give_label(session, ann)
+        prompts[0].withdrawn_at = func.now()
+        session.commit()
+    out = tmp_path / "out"
+    options = ("--study", "large", "--out", out)
+    result = run("export", "sft", *options, "--format", "jsonl", "--messages")
+    assert result.exit_code == 0, result.output
+    assert "2 rows in 1 files" in result.output
+    assert "Left out: 1 demonstrations of a labeler or prompt that was withdrawn." in result.output
+    assert len((out / "jsonl" / "train.jsonl").read_text("utf-8").splitlines()) == 2
+    result = run("export", "sft", *options)
+    assert (result.exit_code, "not an empty folder" in result.stderr) == (1, True)
+    result = run("export", "labeler", *options[:2], "--out", tmp_path / "ann", "--labeler", "ann")
+    assert "6 rows in 2 files" in result.output  # three assignments, three demonstrations
+    result = run("export", "labeler", *options[:2], "--out", tmp_path / "none")
+    assert (result.exit_code, "Name the labeler" in result.stderr) == (1, True)
+    assert not (tmp_path / "none").exists()

@@ -86,9 +86,9 @@ def answer_flag(session: Session, flag: Flag, researcher: User, answer: str) -> 
         return
     if flag.answer is not None:
         raise Conflict("This flag has been answered in the meantime.")
-    flag.answer = words
     flag.answered_by = researcher.id
     flag.answered_at = func.now()
+    flag.answer = words
     session.flush()
 
 

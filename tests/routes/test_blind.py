@@ -28,6 +28,7 @@ from tests import factories as make
 from tests.routes.conftest import sign_in
 
 JSON = {"Accept": "application/json"}
+NAMES = ("temperature", "top_p", "finish_reason", "checkpoint", "policy", "score")  # of columns
 NUMBERED = ("completions", "policies", "label_tasks", "assignments", "runs", "rounds", "prompts")
 
 
@@ -65,7 +66,6 @@ def make_known_policies(db: Session, study: Study) -> list[str]:
     batch.name = "zz-batch"
     db.flush()
     secrets = ["zz-", "314159", "271828", "71828", "91827", "step-4444", "9753124", "8642135"]
-    secrets += ["temperature", "top_p", "finish_reason", "checkpoint", "policy", "score"]
     secrets += [f"555{place}" for place in range(4)] + [f"6660{place}" for place in range(4)]
     for column in (Completion.id, Policy.id, Run.id, Round.id):
         secrets += [str(number) for number in db.scalars(select(column))]
@@ -146,6 +146,7 @@ def test_no_screen_and_no_answer_tells_policies_apart(client: TestClient, db: Se
     assert len({answer.url.path for answer in answers}) > 10
     for answer in answers:
         found = [secret for secret in secrets if secret in seen(answer)]
+        found += [name for name in NAMES if name in answer.text.lower()]
         assert found == [], f"{answer.request.method} {answer.request.url}"
     mine = select(func.count()).where(Assignment.user_id == labeler.user_id)
     assert db.scalar(mine) == 3

@@ -4,6 +4,7 @@
 #   make up           the application for real use            (ARGS="--port 8001" for another port)
 #   make test         lint, types and all tests
 #   make clean-demo   remove the demo
+#   make screenshots  docs/screenshots/ anew, from a finished demo
 #
 # PYTHON=/path/to/python chooses the interpreter of a new .venv.
 
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 SHELL := /bin/sh
 
-.PHONY: help demo up test lint clean-demo constraints
+.PHONY: help demo up test lint clean-demo constraints screenshots
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +32,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+screenshots: $(VENV)/.dev
+	$(BIN)/python -m tests.browser.screenshots
 
 # The command refuses while the demo runs. Without an environment there was no demo.
 clean-demo:

@@ -48,10 +48,14 @@ def duration(seconds: float | None) -> str:
 
 
 def ago(moment: datetime | None) -> str:
-    """How long ago, in words."""
+    """How long ago, in words, in the largest unit that fits; the exact time is on hover."""
     if moment is None:
         return "–"
-    return f"{duration((datetime.now(UTC) - moment).total_seconds())} ago"
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"
 
 
 @lru_cache(maxsize=1)

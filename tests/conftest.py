@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -30,8 +31,11 @@ from app.supervisor import Supervisor
 # person's own installation.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 for _name in [name for name in os.environ if name.startswith("PLUMBLINE_")]:
-    if not _name.startswith(("PLUMBLINE_TEST_", "PLUMBLINE_CHROMIUM")):
+    if not _name.startswith(("PLUMBLINE_TEST_", "PLUMBLINE_CHROMIUM", "PLUMBLINE_DATA")):
         del os.environ[_name]
+
+
+NO_CHROMIUM = "no Chromium: apt-get install chromium, or name one with PLUMBLINE_CHROMIUM"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -195,11 +199,20 @@ def live_server(fresh_database: str, broker: str, tmp_path: Path) -> Iterator[Su
 @pytest.fixture(scope="session")
 def browser_type_launch_args() -> dict[str, object]:
     """How pytest-playwright's `browser`, `context` and `page` start Chromium."""
+    if chromium() is None:
+        pytest.skip(NO_CHROMIUM)
+    return chromium_options()
+
+
+def chromium() -> str | None:
+    """The Chromium of this machine."""
     names = [os.environ.get("PLUMBLINE_CHROMIUM"), "/usr/bin/chromium", "chromium"]
     names += ["chromium-browser", "google-chrome"]
-    found = next((path for name in names if name and (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no Chromium: apt-get install chromium, or name one with PLUMBLINE_CHROMIUM")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def chromium_options() -> dict[str, Any]:
+    """How Playwright starts it, asking nothing of the network."""
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     args = ["--no-sandbox", "--no-first-run", *quiet]
-    return {"executable_path": found, "args": args, "headless": True}
+    return {"executable_path": chromium(), "args": args, "headless": True}

@@ -23,6 +23,7 @@ from app.models import (
     Study,
 )
 from app.services.bulk import among
+from app.services.usable import usable_prompt
 
 DEMONSTRATIONS = "demonstrations"  # the policy whose completions are labelers' demonstrations
 
@@ -54,6 +55,7 @@ def fresh_prompts(
         .where(
             Prompt.study_id == study.id,
             Prompt.split.in_(splits or DEFAULT_SPLITS[purpose]),
+            usable_prompt(),
             ~taken.exists(),
         )
         .order_by(Prompt.text_sha256)
@@ -84,7 +86,7 @@ def policies_with_completions(session: Session, study: Study) -> list[tuple[Poli
 def completions_by_prompt(
     session: Session, study: Study, policies: Sequence[Policy], *, splits: Sequence[Split]
 ) -> dict[int, list[int]]:
-    """Ids of the newest completion that each of the policies gave, by prompt id."""
+    """Ids of the newest completion that each of the policies gave, by id of a usable prompt."""
     newest = (
         select(Completion.prompt_id, Completion.policy_id, func.max(Completion.id).label("id"))
         .join(Completion.prompt)
@@ -92,6 +94,7 @@ def completions_by_prompt(
             Completion.study_id == study.id,
             Completion.policy_id.in_([policy.id for policy in policies]),
             Prompt.split.in_(splits),
+            usable_prompt(),
         )
         .group_by(Completion.prompt_id, Completion.policy_id)
         .order_by(Completion.prompt_id, Completion.policy_id)

@@ -31,7 +31,11 @@ from app.services.batch_contents import (
 )
 from app.services.batch_rows import add_tasks, new_batch
 from app.services.bulk import among
+from app.services.usable import usable_prompt
 
+UNUSABLE = (
+    "Some of these prompts are withdrawn, or held or dropped because of personal information."
+)
 MIN_K = 2  # a blind evaluation may be a pair
 PAPER_MIN_K = 4  # training rankings in the paper hold 4 to 9 completions (section 3.5)
 MAX_K = 9
@@ -71,6 +75,8 @@ def create_demonstration_batch(
         known = select(func.count()).where(among(Prompt.id, prompts), Prompt.study_id == study.id)
         if session.scalar(known) != len(prompts):
             raise Invalid(f"Some of these prompts are not in {study.name}.")
+        if session.scalar(known.where(usable_prompt())) != len(prompts):
+            raise Invalid(UNUSABLE)
     batch = new_batch(
         session,
         study,
@@ -221,11 +227,13 @@ def _check_completions(
     if not asked:
         raise Invalid("A batch has at least one prompt.")
     rows = session.execute(
-        select(Completion.id, Completion.prompt_id).where(
-            Completion.study_id == study.id, among(Completion.id, asked)
-        )
-    )
-    prompt_of = {row.id: row.prompt_id for row in rows}
+        select(Completion.id, Completion.prompt_id, usable_prompt())
+        .join(Completion.prompt)
+        .where(Completion.study_id == study.id, among(Completion.id, asked))
+    ).all()
+    if not all(usable for *_, usable in rows):
+        raise Invalid(UNUSABLE)
+    prompt_of = {completion_id: prompt_id for completion_id, prompt_id, _ in rows}
     for prompt_id, ids in completions.items():
         if not MIN_K <= len(ids) <= MAX_K:
             raise Invalid(

@@ -1,33 +1,49 @@
-"""Prompts: content-addressed, and split by whose they were."""
+"""Prompts: content-addressed, and split by whose they were.
+
+A prompt is stored as it was typed and addressed by its normal form. What a study makes of the
+prompts that come (services.preparation) is asked for by who adds them: files are prepared.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import insert, select
+from psycopg.types.json import Jsonb
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from app.config import get_settings
 from app.errors import Conflict, Invalid
-from app.models import Prompt, SourceUser, Split, Study, UseCase
-from app.services.bulk import among
+from app.models import (
+    FoldedPrompt,
+    FoldReason,
+    PiiState,
+    Prompt,
+    SourceUser,
+    Split,
+    Study,
+    UseCase,
+)
+from app.services.bulk import among, copy_rows, next_ids
 from app.services.few_shot import FewShot
+from app.services.preparation.sifting import Folded, Preparation, Prepared
 
 # The paper does not give its shares; these leave a tenth of the users to tune on and to judge on.
 DEFAULT_SHARES: Mapping[Split, float] = {Split.train: 0.8, Split.valid: 0.1, Split.test: 0.1}
 
-OTHER_IDS = "other_ids"  # in Prompt.details: what files call the prompt, beside external_id
+CHUNK = 2_000  # rows that are looked up and stored at a time
 
 
 def normalize(text: str) -> str:
-    """What is stored and hashed: NFC, line feeds, no trailing white space."""
+    """What is hashed, so that it finds the text again: NFC, line feeds, no trailing white space."""
     return unicodedata.normalize("NFC", text.replace("\r\n", "\n")).rstrip()
 
 
@@ -47,6 +63,7 @@ class PromptRow:
     constraint_text: str | None = None
     few_shot: FewShot | None = None  # its parts, where `text` was made of some
     details: Mapping[str, Any] = field(default_factory=dict)
+    line: int | None = None  # of the file that it came in
 
     @cached_property
     def normalized(self) -> str:
@@ -61,50 +78,87 @@ class PromptRow:
         return self.user if self.user is not None else f"prompt:{self.sha256}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class AddedPrompts:
-    """`prompt_ids` has one id a row, in the order of the rows; duplicates share theirs."""
+    """What became of the rows. `prompt_ids` has an id a row, in their order: the prompt's own, or
+    that of the one which stands for it; None for what was left out."""
 
-    stored: int
-    duplicates: int
-    own_users: int  # stored prompts that came without a user
-    prompt_ids: Sequence[int]
+    stored: int = 0
+    own_users: int = 0  # stored prompts that came without a user
+    held: int = 0  # stored prompts that wait for a researcher because of PII
+    folded: Counter[FoldReason] = field(default_factory=Counter)
+    lines: dict[FoldReason, list[int]] = field(default_factory=dict)  # the first LINES of each
+    prompt_ids: list[int | None] = field(default_factory=list)
+
+    @property
+    def duplicates(self) -> int:
+        return sum(self.folded[reason] for reason in DUPLICATES)
+
+    def add(self, more: AddedPrompts) -> None:
+        """Take over the counts of further rows, without their ids."""
+        self.stored += more.stored
+        self.own_users += more.own_users
+        self.held += more.held
+        self.folded.update(more.folded)
+        for reason, lines in more.lines.items():
+            listed = self.lines.setdefault(reason, [])
+            listed += lines[: LINES - len(listed)]
+
+    def fold(self, reason: FoldReason, line: int | None) -> None:
+        self.folded[reason] += 1
+        listed = self.lines.setdefault(reason, [])
+        if line is not None and len(listed) < LINES:
+            listed.append(line)
+
+
+LINES = 20
+DUPLICATES = (FoldReason.exact, FoldReason.prefix, FoldReason.near, FoldReason.other_side)
+
+
+class NameTaken(Conflict):
+    """External ids that stand for another text already; `rows` are those that claim them."""
+
+    def __init__(self, rows: Sequence[PromptRow]) -> None:
+        self.rows = rows
+        super().__init__(f"{self.reason(rows[0])[0].upper()}{self.reason(rows[0])[1:]}.")
+
+    @staticmethod
+    def reason(row: PromptRow) -> str:
+        return f'prompt_id "{row.external_id}" already stands for another text'
 
 
 class PromptIndex:
-    """The study's prompts by content and by the names that files give them, in memory.
+    """The study's prompts by content and by the names that files give them, in memory."""
 
-    With `among_texts`, hashes of texts, only those: enough for rows that bring no names.
-    """
-
-    def __init__(
-        self, session: Session, study: Study, *, among_texts: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, session: Session, study: Study) -> None:
         self.by_text: dict[str, int] = {}  # prompt id by text_sha256
-        self.text_of: dict[str, str] = {}  # text_sha256 by external id
-        self.stored_names: set[str] = set()
-        rows = select(
-            Prompt.id, Prompt.text_sha256, Prompt.external_id, Prompt.details[OTHER_IDS]
-        ).where(Prompt.study_id == study.id)
-        if among_texts is not None:
-            rows = rows.where(among(Prompt.text_sha256, among_texts))
-        for prompt_id, sha256, external_id, others in session.execute(rows):
+        self.text_of: dict[str, str] = {}  # text_sha256 by external id, of left out ones too
+        names = select(Prompt.id, Prompt.text_sha256, Prompt.external_id).where(
+            Prompt.study_id == study.id
+        )
+        for prompt_id, sha256, name in session.execute(names):
             self.by_text[sha256] = prompt_id
-            for name in (external_id, *(others or ())):
-                if name is not None:
-                    self.text_of[name] = sha256
-                    self.stored_names.add(name)
+            if name is not None:
+                self.text_of[name] = sha256
+        self.left_out: set[str] = set()  # text_sha256 of prompts that came and were not stored
+        more = select(FoldedPrompt.external_id, FoldedPrompt.text_sha256).where(
+            FoldedPrompt.study_id == study.id
+        )
+        for name, sha256 in session.execute(more):
+            if sha256 not in self.by_text:
+                self.left_out.add(sha256)
+            if name is not None:
+                self.text_of[name] = sha256
 
     def claim(self, row: PromptRow) -> str | None:
         """Take the row's external id for its text; the reason if another text has it already."""
         if row.external_id is None:
             return None
         taken = self.text_of.setdefault(row.external_id, row.sha256)
-        if taken == row.sha256:
-            return None
-        return f'prompt_id "{row.external_id}" already stands for another text'
+        return None if taken == row.sha256 else NameTaken.reason(row)
 
     def by_external_id(self, external_id: str) -> int | None:
+        """The prompt of that very text; None too where another stands for it."""
         sha256 = self.text_of.get(external_id)
         return None if sha256 is None else self.by_text.get(sha256)
 
@@ -130,37 +184,72 @@ def add_prompts(
     *,
     import_id: int | None = None,
     shares: Mapping[Split, float] = DEFAULT_SHARES,
-    index: PromptIndex | None = None,
+    preparation: Preparation | None = None,
 ) -> AddedPrompts:
-    """Store what is new; rows whose text the study already has are counted as duplicates.
+    """Store what is new; a row whose text the study already has is an exact duplicate.
 
     A source user's split is drawn at first sight and kept for good, whatever `shares` are later.
-    Raises Invalid for an empty or too long text, Conflict for an external id of another text.
-    `index` saves reading the study's prompts again for each of many calls.
+    With `preparation` its steps decide too, else nothing but the text does. Raises Invalid for an
+    empty or too long text, NameTaken for an external id of another text.
     """
     session.refresh(study, ["split_key"], with_for_update={"key_share": True})  # one at a time
     rows = list(rows)
-    index = index or PromptIndex(session, study)
-    fresh: dict[str, PromptRow] = {}
-    aliases: dict[str, str] = {}  # text_sha256 by further external id
+    added = AddedPrompts()
+    for start in range(0, len(rows), CHUNK):
+        _add_chunk(
+            session, study, rows[start : start + CHUNK], added, import_id, shares, preparation
+        )
+    return added
+
+
+def _add_chunk(
+    session: Session,
+    study: Study,
+    rows: Sequence[PromptRow],
+    added: AddedPrompts,
+    import_id: int | None,
+    shares: Mapping[Split, float],
+    preparation: Preparation | None,
+) -> None:
     for row in rows:
         _check(row)
-        if reason := index.claim(row):
-            raise Conflict(f"{reason[0].upper()}{reason[1:]}.")
-        if row.sha256 not in index.by_text and row.sha256 not in fresh:
-            fresh[row.sha256] = row
-        elif row.external_id is not None and row.external_id not in index.stored_names:
-            aliases[row.external_id] = row.sha256
-        if row.external_id is not None:
-            index.stored_names.add(row.external_id)
-    _store(session, study, list(fresh.values()), index, import_id, shares)
-    for name, sha256 in aliases.items():
-        _add_name(session, index.by_text[sha256], name)
-    return AddedPrompts(
-        stored=len(fresh),
-        duplicates=len(rows) - len(fresh),
-        own_users=sum(row.user is None for row in fresh.values()),
-        prompt_ids=[index.by_text[row.sha256] for row in rows],
+    names = _check_names(session, study, rows)
+    stored = _stored_texts(session, study, rows)  # prompt id by text_sha256, and grows
+    fresh: dict[str, PromptRow] = {}
+    for row in rows:
+        if row.sha256 not in stored:
+            fresh.setdefault(row.sha256, row)
+    sources = {row.source for row in fresh.values()}
+    users = _source_users(session, study, sources, shares) if sources else {}
+    folded: list[Folded] = []
+    if preparation is None:
+        chosen: list[tuple[PromptRow, Prepared | None]] = [(row, None) for row in fresh.values()]
+    else:
+        chosen = []
+        sides = {name: split for name, (_, split) in users.items()}
+        for decision in preparation.sift(list(fresh.values()), sides):
+            if isinstance(decision, Folded):
+                folded.append(decision)
+            else:
+                chosen.append((decision.row, decision))
+    ids = _store(session, study, chosen, users, import_id)
+    stored.update(zip((row.sha256 for row, _ in chosen), ids, strict=True))
+    if preparation is not None:
+        made = [(found, key) for (_, found), key in zip(chosen, ids, strict=True) if found]
+        preparation.remember(made)
+    added.stored += len(chosen)
+    added.own_users += sum(row.user is None for row, _ in chosen)
+    added.held += sum(bool(found and found.spans) for _, found in chosen)
+    _write_down(
+        session,
+        study,
+        rows,
+        {id(row) for row, _ in chosen},
+        folded,
+        stored,
+        names,
+        added,
+        import_id,
     )
 
 
@@ -172,38 +261,170 @@ def _check(row: PromptRow) -> None:
         raise Invalid(f"A prompt has {len(row.normalized):,} characters; at most {limit:,} go.")
 
 
+def _check_names(session: Session, study: Study, rows: Sequence[PromptRow]) -> set[str]:
+    """The rows' external ids that are stored already. Raises NameTaken."""
+    asked = {row.external_id for row in rows if row.external_id is not None}
+    if not asked:
+        return set()
+    text_of: dict[str, str] = {}
+    for table in (Prompt, FoldedPrompt):
+        found = select(table.external_id, table.text_sha256).where(
+            table.study_id == study.id, among(table.external_id, asked)
+        )
+        text_of.update((name, sha256) for name, sha256 in session.execute(found) if name)
+    stored = set(text_of)
+    taken = [
+        row
+        for row in rows
+        if row.external_id is not None
+        and text_of.setdefault(row.external_id, row.sha256) != row.sha256
+    ]
+    if taken:
+        raise NameTaken(taken)
+    return stored
+
+
+def _stored_texts(session: Session, study: Study, rows: Sequence[PromptRow]) -> dict[str, int]:
+    found = select(Prompt.text_sha256, Prompt.id).where(
+        Prompt.study_id == study.id, among(Prompt.text_sha256, {row.sha256 for row in rows})
+    )
+    return dict(iter(session.execute(found)))
+
+
+_COLUMNS = (
+    "id",
+    "study_id",
+    "source_user_id",
+    "split",
+    "text",
+    "text_sha256",
+    "external_id",
+    "use_case",
+    "closed_domain",
+    "constraint_text",
+    "few_shot",
+    "details",
+    "import_id",
+    "language",
+    "tokens",
+    "duplicate_group",
+    "pii_state",
+    "pii_spans",
+    "suggested_use_case",
+    "suggested_confidence",
+)
+
+
 def _store(
     session: Session,
     study: Study,
-    rows: Sequence[PromptRow],
-    index: PromptIndex,
+    chosen: Sequence[tuple[PromptRow, Prepared | None]],
+    users: Mapping[str, tuple[int, Split]],
     import_id: int | None,
-    shares: Mapping[Split, float],
+) -> list[int]:
+    """Ids in the order of `chosen`."""
+    if not chosen:
+        return []
+    ids = next_ids(session, Prompt, len(chosen))
+    copy_rows(
+        session,
+        Prompt,
+        _COLUMNS,
+        (
+            (
+                key,
+                study.id,
+                *users[row.source],
+                row.text,
+                row.sha256,
+                row.external_id,
+                row.use_case,
+                row.closed_domain,
+                row.constraint_text,
+                Jsonb(row.few_shot.to_json()) if row.few_shot else None,
+                Jsonb(dict(row.details)),
+                import_id,
+                *_found_out(prepared),
+            )
+            for key, (row, prepared) in zip(ids, chosen, strict=True)
+        ),
+    )
+    return ids
+
+
+def _found_out(prepared: Prepared | None) -> tuple[Any, ...]:
+    if prepared is None:
+        return (None, None, None, PiiState.clear, None, None, None)
+    spans = [{"kind": span.kind, "start": span.start, "end": span.end} for span in prepared.spans]
+    suggestion = prepared.suggestion
+    return (
+        prepared.language,
+        prepared.tokens,
+        prepared.group,
+        PiiState.held if spans else PiiState.clear,
+        Jsonb(spans) if spans else None,
+        suggestion.use_case if suggestion else None,
+        suggestion.confidence if suggestion else None,
+    )
+
+
+def _write_down(
+    session: Session,
+    study: Study,
+    rows: Sequence[PromptRow],
+    chosen: Collection[int],
+    folded: Sequence[Folded],
+    stored: Mapping[str, int],
+    names: set[str],
+    added: AddedPrompts,
+    import_id: int | None,
 ) -> None:
-    if not rows:
-        return
-    users = _source_users(session, study, {row.source for row in rows}, shares)
+    """Count what was not stored, and keep its reason and the names that it came with.
+
+    An exact duplicate is kept for its name only: it differs in nothing else.
+    """
+    why = {fold.row.sha256: fold for fold in folded}
+    known = _folded_texts(session, study, why) if why else set()
     values = []
     for row in rows:
-        source_user_id, split = users[row.source]
-        values.append(
-            {
-                "study_id": study.id,
-                "source_user_id": source_user_id,
-                "split": split,
-                "text": row.normalized,
-                "text_sha256": row.sha256,
-                "external_id": row.external_id,
-                "use_case": row.use_case,
-                "closed_domain": row.closed_domain,
-                "constraint_text": row.constraint_text,
-                "few_shot": row.few_shot.to_json() if row.few_shot else None,
-                "details": dict(row.details),
-                "import_id": import_id,
-            }
-        )
-    ids = session.scalars(insert(Prompt).returning(Prompt.id, sort_by_parameter_order=True), values)
-    index.by_text.update(zip((row.sha256 for row in rows), ids, strict=True))
+        fold = why.get(row.sha256)
+        key = stored.get(row.sha256)
+        if fold is not None:
+            stands = fold.stands
+            key = stands if isinstance(stands, int | None) else stored[stands.row.sha256]
+        added.prompt_ids.append(key)
+        new_name = row.external_id is not None and row.external_id not in names
+        if id(row) not in chosen:
+            reason = fold.reason if fold is not None else FoldReason.exact
+            added.fold(reason, row.line)
+            if new_name or (fold is not None and row.sha256 not in known):
+                name = row.external_id if new_name else None
+                similarity = fold.similarity if fold is not None else None
+                values.append(
+                    (study.id, import_id, row.line, name, row.sha256, reason, key, similarity)
+                )
+                known.add(row.sha256)
+        if row.external_id is not None:
+            names.add(row.external_id)
+    columns = (
+        "study_id",
+        "import_id",
+        "line",
+        "external_id",
+        "text_sha256",
+        "reason",
+        "prompt_id",
+        "similarity",
+    )
+    if values:
+        copy_rows(session, FoldedPrompt, columns, values)
+
+
+def _folded_texts(session: Session, study: Study, texts: Collection[str]) -> set[str]:
+    found = select(FoldedPrompt.text_sha256).where(
+        FoldedPrompt.study_id == study.id, among(FoldedPrompt.text_sha256, texts)
+    )
+    return set(session.scalars(found))
 
 
 def _source_users(
@@ -223,11 +444,3 @@ def _source_users(
         )
     )
     return {name: (source_user_id, split) for name, source_user_id, split in known}
-
-
-def _add_name(session: Session, prompt_id: int, name: str) -> None:
-    """Remember a further external id of a text that is stored once."""
-    prompt = session.get_one(Prompt, prompt_id, populate_existing=True)
-    others = prompt.details.get(OTHER_IDS, [])
-    prompt.details = {**prompt.details, OTHER_IDS: [*others, name]}
-    session.flush()

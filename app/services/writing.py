@@ -17,6 +17,7 @@ from app.errors import Invalid
 from app.models import (
     Assignment,
     Batch,
+    FoldReason,
     LabelKind,
     Prompt,
     Study,
@@ -26,7 +27,9 @@ from app.models import (
 )
 from app.services.batch_rows import add_tasks, new_batch
 from app.services.label_forms import FormProblems
-from app.services.prompts import PromptIndex, PromptRow, add_prompts
+from app.services.preparation.settings import settings_of
+from app.services.preparation.sifting import Preparation
+from app.services.prompts import PromptRow, add_prompts
 from app.services.writing_forms import PromptAnswers
 
 MAX_BRIEF = 2_000
@@ -104,8 +107,27 @@ def store_prompt(
         use_case=answers.use_case,
         few_shot=answers.few_shot,
     )
-    index = PromptIndex(session, study, among_texts=[row.sha256])
-    [prompt_id] = add_prompts(session, study, [row], index=index).prompt_ids
+    prompt_id = _add(session, study, row)
     style = assignment.label_task.writing_style
     session.add(WrittenPrompt(**{**about, "prompt_id": prompt_id, "writing_style": style}))
     session.flush()
+
+
+def _add(session: Session, study: Study, row: PromptRow) -> int:
+    """The id of the prompt. Raises Invalid for one that the study cannot take.
+
+    Outside rehearsals, whose labelers write from one small family, it is prepared like those of a
+    file, but nothing stands for it: what is near it in the same split becomes one group with it.
+    """
+    preparation = None
+    if not study.rehearsal:
+        settings = settings_of(study).model_copy(update={"near_duplicates": "keep", "cap": 0})
+        preparation = Preparation(session, study, settings, few=True)
+    added = add_prompts(session, study, [row], preparation=preparation)
+    if added.folded[FoldReason.other_side]:
+        raise Invalid("Almost the same prompt is here already. Please write a different one.")
+    if added.folded[FoldReason.over_length]:
+        raise Invalid("The prompt is too long for the models of this study. Please shorten it.")
+    [prompt_id] = added.prompt_ids
+    assert prompt_id is not None
+    return prompt_id

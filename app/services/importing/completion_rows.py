@@ -15,7 +15,7 @@ from app.config import get_settings
 from app.models import Completion, Policy, PolicyKind, Study
 from app.services import prompts
 from app.services.importing import columns
-from app.services.importing.problems import RowProblem
+from app.services.importing.problems import LeftOut, RowProblem
 from app.services.importing.records import Names
 from app.services.prompts import PromptIndex
 
@@ -77,7 +77,7 @@ class CompletionFile:
             known.setdefault((prompt_id, model), {})[digest] = score
         return known
 
-    def parse(self, values: Mapping[str, Any]) -> CompletionRow | None:
+    def parse(self, values: Mapping[str, Any], line: int) -> CompletionRow | None:  # noqa: ARG002
         text = columns.text(values, COMPLETION, limit=self._limit)
         if text is None:
             raise RowProblem("the completion is missing")
@@ -88,6 +88,8 @@ class CompletionFile:
             raise RowProblem(f'"{model}" is a policy of this study; give the system another name')
         score = columns.number(values, SCORE)
         prompt_id = self._prompt(values)
+        if prompt_id is None:
+            raise LeftOut("completions of prompts that the study did not take")
         self._unused |= values.keys() - {columns.value_of(values, names)[0] for names in COLUMNS}
         samples = self._known.setdefault((prompt_id, model), {})
         digest = hashlib.sha256(text.encode()).digest()
@@ -106,24 +108,24 @@ class CompletionFile:
             )
         return None
 
-    def _prompt(self, values: Mapping[str, Any]) -> int:
+    def _prompt(self, values: Mapping[str, Any]) -> int | None:
+        """The id of the completion's prompt; None for one that came and was not stored."""
         external_id = columns.short_name(values, PROMPT_ID)
         text = columns.text(values, PROMPT, limit=self._limit) or None
-        by_text = None
-        if text is not None:
-            by_text = self._prompts.by_text.get(prompts.text_sha256(prompts.normalize(text)))
+        known = self._prompts
+        sha256 = None if text is None else prompts.text_sha256(prompts.normalize(text))
         if external_id is None:
-            if text is None:
+            if text is None or sha256 is None:
                 raise RowProblem("the prompt_id is missing")
-            if by_text is None:
+            if sha256 not in known.by_text and sha256 not in known.left_out:
                 raise RowProblem(f"no such prompt in this study: {text[:60]!r}")
-            return by_text
-        by_id = self._prompts.by_external_id(external_id)
-        if by_id is None:
+            return known.by_text.get(sha256)
+        named = known.text_of.get(external_id)
+        if named is None:
             raise RowProblem(f'no prompt "{external_id}" in this study; import its prompts first')
-        if text is not None and by_text != by_id:
+        if sha256 is not None and sha256 != named:
             raise RowProblem(f'the prompt\'s text is not that of "{external_id}" in this study')
-        return by_id
+        return known.by_text.get(named)
 
     def store(self, rows: Sequence[CompletionRow], import_id: int) -> None:
         fresh = dict.fromkeys(row.model for row in rows if row.model not in self._policy_ids)

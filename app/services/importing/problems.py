@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 from app.errors import Invalid
@@ -11,6 +12,18 @@ LISTED = 20
 
 class RowProblem(Exception):
     """One line cannot be taken; the message is the reason."""
+
+
+class LeftOut(RowProblem):
+    """One line holds nothing of use, as published files have some; the others are taken."""
+
+
+class RowProblems(Exception):
+    """Some lines cannot be taken, each with its reason."""
+
+    def __init__(self, problems: Sequence[tuple[int | None, str]]) -> None:
+        super().__init__()
+        self.problems = problems
 
 
 class ImportRefused(Invalid):
@@ -33,21 +46,21 @@ class Problems:
         self._file_name = file_name
         self._listed: list[str] = []
         self.count = 0
+        self.place = "line"  # what the numbers count; "row" in a Parquet file
 
     def add(self, line: int | None, reason: str) -> None:
         self.count += 1
         if len(self._listed) < LISTED:
-            self._listed.append(_located(line, reason))
+            self._listed.append(self._located(line, reason))
 
     def stop(self, line: int | None, reason: str) -> NoReturn:
         """Nothing after this can be read. Raises ImportRefused, which names it in any case."""
         self.count += 1
-        self._listed.append(_located(line, reason))
+        self._listed.append(self._located(line, reason))
         raise self.refusal()
 
     def refusal(self) -> ImportRefused:
         return ImportRefused(self._file_name, self._listed, self.count - len(self._listed))
 
-
-def _located(line: int | None, reason: str) -> str:
-    return reason if line is None else f"line {line:,}: {reason}"
+    def _located(self, line: int | None, reason: str) -> str:
+        return reason if line is None else f"{self.place} {line:,}: {reason}"

@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session
 from app.config import get_settings
 from app.models import Study
 from app.services.importing import columns
-from app.services.importing.problems import RowProblem
+from app.services.importing.problems import RowProblem, RowProblems
 from app.services.importing.records import Names
-from app.services.prompts import OTHER_IDS, PromptIndex, PromptRow, add_prompts
+from app.services.preparation.sifting import Preparation
+from app.services.prompts import AddedPrompts, NameTaken, PromptRow, add_prompts
 
 PROMPT: Final[Names] = ("prompt", "text", "instruction")
 PROMPT_ID: Final[Names] = ("prompt_id",)
@@ -21,7 +22,6 @@ USE_CASE: Final[Names] = ("use_case",)
 CLOSED_DOMAIN: Final[Names] = ("closed_domain",)
 CONSTRAINT: Final[Names] = ("constraint",)
 FEW_SHOT: Final[Names] = ("few_shot",)  # stands in for the prompt, which is then made of its parts
-# A file's column other_ids would pass for what add_prompts keeps under that name: it is left out.
 USED: Final = {
     *PROMPT_ID,
     *USER,
@@ -29,7 +29,6 @@ USED: Final = {
     *CLOSED_DOMAIN,
     *CONSTRAINT,
     *FEW_SHOT,
-    OTHER_IDS,
 }
 
 
@@ -42,12 +41,12 @@ class PromptFile:
     def __init__(self, session: Session, study: Study) -> None:
         self._session = session
         self._study = study
-        self._index = PromptIndex(session, study)
+        self._preparation = Preparation(session, study)
         self._limit = get_settings().max_prompt_characters
-        self._counts = {"stored": 0, "own_users": 0}
+        self._added = AddedPrompts()
         self._unused: dict[str, None] = {}
 
-    def parse(self, values: Mapping[str, Any]) -> PromptRow:
+    def parse(self, values: Mapping[str, Any], line: int) -> PromptRow:
         few_shot = columns.few_shot(values, FEW_SHOT)
         text = columns.text(values, PROMPT, limit=self._limit)
         if (text is None or not text.strip()) and few_shot is not None:
@@ -63,21 +62,35 @@ class PromptFile:
             constraint_text=columns.text(values, CONSTRAINT, limit=self._limit) or None,
             few_shot=few_shot,
             details=columns.others(values, {*USED, columns.value_of(values, PROMPT)[0]}),
+            line=line,
         )
         # Composing characters can lengthen a text, and a few-shot prompt is made of many.
         if len(row.normalized) > self._limit:
             raise RowProblem(f"prompt has more than {self._limit:,} characters in normal form")
         self._unused.update(dict.fromkeys(row.details))
-        if reason := self._index.claim(row):
-            raise RowProblem(reason)
         return row
 
     def store(self, rows: Sequence[PromptRow], import_id: int) -> None:
-        added = add_prompts(
-            self._session, self._study, rows, import_id=import_id, index=self._index
-        )
-        self._counts["stored"] += added.stored
-        self._counts["own_users"] += added.own_users
+        try:
+            added = add_prompts(
+                self._session,
+                self._study,
+                rows,
+                import_id=import_id,
+                preparation=self._preparation,
+            )
+        except NameTaken as taken:
+            raise RowProblems([(row.line, taken.reason(row)) for row in taken.rows]) from None
+        self._added.add(added)
 
     def counts(self) -> dict[str, Any]:
-        return self._counts | {"unused_columns": list(self._unused)}
+        added = self._added
+        return {
+            "stored": added.stored,
+            "own_users": added.own_users,
+            "duplicates": added.duplicates,
+            "held": added.held,
+            "folded": {reason.value: count for reason, count in added.folded.items()},
+            "folded_lines": {reason.value: lines for reason, lines in added.lines.items()},
+            "unused_columns": list(self._unused),
+        }

@@ -7,12 +7,22 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+# What became of prompts that were not stored: by FoldReason, after their number.
+FOLDED = {
+    "exact": "were here already, word for word",
+    "prefix": "begin for long like one that is here, which stands for them",
+    "near": "are nearly the same as one that is here, which stands for them",
+    "other_side": "are nearly the same as one that is here in another split, and were left out",
+    "over_length": "have more tokens than the study takes, and were left out",
+    "over_cap": "are more than the study takes of their user, and were left out",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImportReport:
-    """Counts of one file. Everything read was stored or is a duplicate of something stored."""
+    """Counts of one file. Everything read was stored, repeats something stored, or is left out."""
 
-    kind: str  # "prompts" or "completions"
+    kind: str  # of services.imports.IMPORTERS
     file_name: str
     sha256: str
     read: int
@@ -20,9 +30,17 @@ class ImportReport:
     duplicates: int
     seconds: float
     own_users: int = 0  # stored prompts without a user: each is its own source user
+    held: int = 0  # stored prompts that wait for a researcher because of PII
+    folded: Mapping[str, int] = field(default_factory=dict)  # prompts not stored, by FoldReason
+    folded_lines: Mapping[str, Sequence[int]] = field(default_factory=dict)  # the first of each
+    left_out: Mapping[str, int] = field(default_factory=dict)  # rows without use, by reason
+    left_out_lines: Mapping[str, Sequence[int]] = field(default_factory=dict)  # the first of each
+    new_prompts: int = 0  # that came with labels
+    prompt_not_taken: int = 0  # labels whose prompt the study left out
     empty: int = 0  # stored completions without a character: systems do answer with nothing
     policies: Mapping[str, int] = field(default_factory=dict)  # stored completions by policy
     unused_columns: Sequence[str] = ()
+    import_id: int | None = None  # None: the same file again, which brought nothing
     imported_before: datetime | None = None  # when this very file was first imported
 
     def to_json(self) -> dict[str, Any]:
@@ -43,6 +61,26 @@ class ImportReport:
             said.append(
                 f"{self.own_users:,} prompts came without a user: each counts as its own user."
             )
+        for reason, text in FOLDED.items():
+            if count := self.folded.get(reason, 0):
+                said.append(
+                    f"{count:,} {text}{_on_lines(self.folded_lines.get(reason, ()), count)}."
+                )
+        if self.held:
+            said.append(
+                f"{self.held:,} are held: they seem to tell about a person, and wait for a "
+                f"researcher to clear, redact or drop them."
+            )
+        if self.new_prompts:
+            said.append(f"{self.new_prompts:,} prompts came with them.")
+        if self.prompt_not_taken:
+            said.append(
+                f"{self.prompt_not_taken:,} were left out: their prompts are too long for the "
+                f"study, or nearly the same as one in another split."
+            )
+        for reason, count in self.left_out.items():
+            lines = _on_lines(self.left_out_lines.get(reason, ()), count)
+            said.append(f"{count:,} left out: {reason}{lines}.")
         if self.policies:
             shares = ", ".join(f"{name} {count:,}" for name, count in sorted(self.policies.items()))
             said.append(f"{len(self.policies)} policies: {shares}.")
@@ -54,3 +92,11 @@ class ImportReport:
                 f"Columns without a meaning here, {kept}: {', '.join(self.unused_columns)}."
             )
         return said
+
+
+def _on_lines(lines: Sequence[int], count: int) -> str:
+    if not lines:
+        return ""
+    more = " and others" if count > len(lines) else ""
+    word = "line" if count == 1 else "lines"
+    return f" ({word} {', '.join(f'{line:,}' for line in lines)}{more})"

@@ -1,0 +1,360 @@
+"""Deciding about prompts that come: which are stored, and what stands for the others.
+
+In this order, and the first that holds counts:
+
+1. over_length: more tokens than the study takes. Left out.
+2. prefix, near: begins for long like a prompt that is here, or is nearly the same. The first one
+   seen stands for all, or all are kept as one group, as the study has it.
+3. other_side: as 2, but the source user belongs to another split than the prompt that is here. It
+   is never stored: no two splits hold nearly the same prompt, whatever arrives later and in
+   whatever order. Which split gets it was decided by who came first.
+4. over_cap: the source user has as many prompts as the study takes. Left out.
+
+What is not stored is written down with its line, its reason and the prompt that stands for it
+(FoldedPrompt), so that nothing is lost in silence. What is stored is searched for PII last.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from app.models import (
+    DuplicateGroup,
+    FoldReason,
+    Prompt,
+    PromptSketch,
+    SourceUser,
+    Split,
+    Study,
+)
+from app.services.bulk import among, copy_rows
+from app.services.preparation.near_index import NearIndex
+from app.services.preparation.pii import Span, find_pii
+from app.services.preparation.settings import PreparationSettings, settings_of
+from app.services.preparation.sketches import bands, jaccard, shingles
+from app.services.preparation.texts import (
+    comparison_form,
+    count_tokens,
+    language_of,
+    prefix_hash,
+)
+from app.services.preparation.use_cases import Suggestion, train_on_study
+
+if TYPE_CHECKING:
+    from app.services.prompts import PromptRow
+
+LOOKED_AT = 8  # candidates whose texts are compared in full, those of the most common bands first
+READ = 5_000  # stored sketches or texts that are read at a time
+
+
+@dataclass(kw_only=True)
+class Prepared:
+    """A prompt to store, with what was found out about it."""
+
+    row: PromptRow
+    split: Split
+    language: str | None
+    tokens: int
+    spans: Sequence[Span]
+    suggestion: Suggestion | None
+    prefix: int | None
+    bands: Sequence[int]
+    shingles: Set[int]
+    group: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """A prompt that is not stored, and the one that stands for it if any does."""
+
+    row: PromptRow
+    reason: FoldReason
+    stands: int | Prepared | None = None
+    similarity: float | None = None
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A prompt that is stored already."""
+
+    id: int
+    split: Split
+    group: int | None
+    prefix: int | None
+    shingles: Set[int]
+
+
+# What repeats, how, and for near-duplicates how much.
+_Match = tuple[_Known | Prepared, FoldReason, float | None]
+
+
+@dataclass(frozen=True)
+class _Sketch:
+    prefix: int | None
+    bands: Sequence[int]
+    shingles: Set[int]
+
+
+@dataclass
+class _Seen:
+    """What rows are compared with while a chunk is sifted."""
+
+    stored: Mapping[int, _Known]
+    by_prefix: dict[int, _Known | Prepared]
+    pending: dict[int, list[Prepared]] = field(default_factory=dict)  # by band
+
+
+class Preparation:
+    """Sifts the prompts of one import, chunk by chunk. Call `sift`, store, then `remember`.
+
+    Holds the sketches of all the study's prompts (NearIndex says how much memory that takes), or
+    for `few` prompts asks the database, which reads all the study's sketches for each.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        study: Study,
+        settings: PreparationSettings | None = None,
+        *,
+        few: bool = False,
+    ) -> None:
+        self._session = session
+        self._study = study
+        self.settings = settings or settings_of(study)
+        self._index = None if few or not self.settings.near_similarity else NearIndex()
+        self._ids = array("q")  # prompt id by number in the index
+        self._classifier = train_on_study(session, study)
+        if self.settings.near_similarity or self.settings.prefix_characters:
+            self._sketch_missing()
+        if self._index is not None:
+            self._load(self._index)
+
+    def sift(
+        self, rows: Sequence[PromptRow], sides: Mapping[str, Split]
+    ) -> list[Prepared | Folded]:
+        """A decision a row, in the order of the rows. `sides` has the split of each source."""
+        sketches = [self._sketch(row) for row in rows]
+        near = [self._candidates(sketch) for sketch in sketches]
+        seen = self._seen(sketches, {prompt_id for ids in near for prompt_id in ids})
+        taken = self._taken({row.user for row in rows if row.user is not None})
+        decisions: list[Prepared | Folded] = []
+        for row, sketch, ids in zip(rows, sketches, near, strict=True):
+            matches = self._matches(sketch, ids, seen)
+            decision = self._decide(row, sketch, sides[row.source], matches, taken)
+            if isinstance(decision, Prepared):
+                self._take(decision, seen)
+            decisions.append(decision)
+        return decisions
+
+    def remember(self, stored: Sequence[tuple[Prepared, int]]) -> None:
+        """Keep the sketches of what was stored, with the ids that it has now."""
+        if self._index is not None:
+            for prepared, prompt_id in stored:
+                self._index.add(prepared.bands)
+                self._ids.append(prompt_id)
+        copy_rows(
+            self._session,
+            PromptSketch,
+            ["prompt_id", "study_id", "prefix", "bands"],
+            ((key, self._study.id, made.prefix, list(made.bands)) for made, key in stored),
+        )
+
+    def _sketch(self, row: PromptRow) -> _Sketch:
+        form = comparison_form(row.normalized)
+        shingled = shingles(form)
+        prefix = prefix_hash(form, self.settings.prefix_characters)
+        return _Sketch(prefix, bands(shingled), shingled)
+
+    def _candidates(self, sketch: _Sketch) -> list[int]:
+        """Ids of stored prompts that may be near."""
+        if not self.settings.near_similarity:
+            return []
+        if self._index is not None:
+            return [self._ids[number] for number in self._index.near(sketch.bands)[:LOOKED_AT]]
+        return list(
+            self._session.scalars(
+                select(PromptSketch.prompt_id)
+                .where(
+                    PromptSketch.study_id == self._study.id,
+                    PromptSketch.bands.overlap(list(sketch.bands)),
+                )
+                .order_by(PromptSketch.prompt_id)
+                .limit(LOOKED_AT)
+            )
+        )
+
+    def _seen(self, sketches: Sequence[_Sketch], wanted: set[int]) -> _Seen:
+        """The stored prompts that the chunk may repeat, in two queries."""
+        prefixes = {sketch.prefix for sketch in sketches if sketch.prefix is not None}
+        if prefixes:
+            wanted.update(
+                self._session.scalars(
+                    select(func.min(PromptSketch.prompt_id))
+                    .where(
+                        PromptSketch.study_id == self._study.id,
+                        among(PromptSketch.prefix, prefixes),
+                    )
+                    .group_by(PromptSketch.prefix)
+                )
+            )
+        stored: dict[int, _Known] = {}
+        by_prefix: dict[int, _Known | Prepared] = {}
+        rows = self._session.execute(
+            select(
+                Prompt.id,
+                Prompt.split,
+                Prompt.duplicate_group,
+                func.coalesce(Prompt.original["text"].astext, Prompt.text),
+            )
+            .where(among(Prompt.id, wanted))
+            .order_by(Prompt.id)
+        )
+        for prompt_id, split, group, text in rows:
+            form = comparison_form(text)
+            prefix = prefix_hash(form, self.settings.prefix_characters)
+            known = _Known(prompt_id, split, group, prefix, shingles(form))
+            stored[prompt_id] = known
+            if prefix is not None:
+                by_prefix.setdefault(prefix, known)
+        return _Seen(stored, by_prefix)
+
+    def _taken(self, users: Collection[str]) -> Counter[str]:
+        """How many prompts each of the source users has."""
+        if not self.settings.cap or not users:
+            return Counter()
+        rows = self._session.execute(
+            select(SourceUser.name, func.count(Prompt.id))
+            .join(Prompt, Prompt.source_user_id == SourceUser.id)
+            .where(SourceUser.study_id == self._study.id, among(SourceUser.name, users))
+            .group_by(SourceUser.name)
+        )
+        return Counter(dict(iter(rows)))
+
+    def _decide(
+        self,
+        row: PromptRow,
+        sketch: _Sketch,
+        side: Split,
+        matches: Sequence[_Match],
+        taken: Counter[str],
+    ) -> Prepared | Folded:
+        settings = self.settings
+        tokens = count_tokens(row.text, settings.tokenizer)
+        if tokens > settings.max_tokens:
+            return Folded(row=row, reason=FoldReason.over_length)
+        stands = next((match for match in matches if match[0].split != side), None)
+        reason = FoldReason.other_side
+        if stands is None and matches and settings.near_duplicates == "fold":
+            stands, reason = matches[0], matches[0][1]
+        if stands is not None:
+            match, _, similarity = stands
+            key = match.id if isinstance(match, _Known) else match
+            return Folded(row=row, reason=reason, stands=key, similarity=similarity)
+        if row.user is not None and settings.cap:
+            if taken[row.user] >= settings.cap:
+                return Folded(row=row, reason=FoldReason.over_cap)
+            taken[row.user] += 1
+        return Prepared(
+            row=row,
+            split=side,
+            language=language_of(row.text),
+            tokens=tokens,
+            spans=find_pii(row.text) if settings.pii else [],
+            suggestion=self._suggest(row),
+            prefix=sketch.prefix,
+            bands=sketch.bands,
+            shingles=sketch.shingles,
+            group=self._join(matches[0][0], side) if matches else None,
+        )
+
+    def _matches(self, sketch: _Sketch, ids: Sequence[int], seen: _Seen) -> list[_Match]:
+        """The prompts that this one repeats, the one of the same prefix first, then the nearest."""
+        found: list[_Match] = []
+        if sketch.prefix is not None and sketch.prefix in seen.by_prefix:
+            found.append((seen.by_prefix[sketch.prefix], FoldReason.prefix, None))
+        if not self.settings.near_similarity:
+            return found
+        known: list[_Known | Prepared] = [seen.stored[key] for key in ids]
+        pending = {
+            id(prepared): prepared
+            for band in sketch.bands
+            for prepared in seen.pending.get(band, ())[:LOOKED_AT]
+        }
+        near: list[tuple[float, _Known | Prepared]] = [
+            (jaccard(sketch.shingles, other.shingles), other)
+            for other in (*known, *pending.values())
+        ]
+        near = [match for match in near if match[0] >= self.settings.near_similarity]
+        near.sort(key=lambda match: -match[0])
+        return found + [(other, FoldReason.near, round(value, 3)) for value, other in near]
+
+    def _take(self, prepared: Prepared, seen: _Seen) -> None:
+        """From here on later rows of the chunk are compared with this one too."""
+        for band in prepared.bands:
+            seen.pending.setdefault(band, []).append(prepared)
+        if prepared.prefix is not None:
+            seen.by_prefix.setdefault(prepared.prefix, prepared)
+
+    def _join(self, match: _Known | Prepared, side: Split) -> int:
+        """The group of a prompt; made if it has none."""
+        if isinstance(match, Prepared):
+            if match.group is None:
+                match.group = self._new_group(side)
+            return match.group
+        group = self._session.scalar(select(Prompt.duplicate_group).where(Prompt.id == match.id))
+        if group is None:
+            group = self._new_group(side)
+            self._session.execute(
+                update(Prompt).where(Prompt.id == match.id).values(duplicate_group=group)
+            )
+        return group
+
+    def _new_group(self, side: Split) -> int:
+        group = DuplicateGroup(study_id=self._study.id, split=side)
+        self._session.add(group)
+        self._session.flush()
+        return group.id
+
+    def _suggest(self, row: PromptRow) -> Suggestion | None:
+        if self._classifier is None or row.use_case is not None:
+            return None
+        return self._classifier.suggest(row.text)
+
+    def _load(self, index: NearIndex) -> None:
+        rows = self._session.execute(
+            select(PromptSketch.prompt_id, PromptSketch.bands)
+            .where(PromptSketch.study_id == self._study.id)
+            .order_by(PromptSketch.prompt_id)
+            .execution_options(yield_per=READ)
+        )
+        for prompt_id, found in rows:
+            index.add(found)
+            self._ids.append(prompt_id)
+
+    def _sketch_missing(self) -> None:
+        """Sketch the prompts that came another way than by a file."""
+        missing = (
+            select(Prompt.id, func.coalesce(Prompt.original["text"].astext, Prompt.text))
+            .where(
+                Prompt.study_id == self._study.id,
+                ~select(PromptSketch).where(PromptSketch.prompt_id == Prompt.id).exists(),
+            )
+            .order_by(Prompt.id)
+            .limit(READ)
+        )
+        while rows := self._session.execute(missing).all():
+            made = []
+            for prompt_id, text in rows:
+                form = comparison_form(text)
+                prefix = prefix_hash(form, self.settings.prefix_characters)
+                made.append((prompt_id, self._study.id, prefix, bands(shingles(form))))
+            columns = ["prompt_id", "study_id", "prefix", "bands"]
+            copy_rows(self._session, PromptSketch, columns, made)

@@ -58,6 +58,7 @@ class Batch(HasId, Base):
     lease_minutes: Mapped[int] = mapped_column(server_default=text("60"))
     round_id: Mapped[int | None] = mapped_column(ForeignKey("rounds.id", use_alter=True))
     stage: Mapped[str | None]  # of the round: "demonstrations", "rankings", "evaluation"
+    import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"), index=True)  # of labels
     created_at: Mapped[CreatedAt]
 
 

@@ -48,6 +48,7 @@ class Import(HasId, Base):
     report: Mapped[dict[str, Any]] = mapped_column(JSONB)
     created_by: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[CreatedAt]
+    undone_at: Mapped[datetime | None]  # what it brought is gone; the row stays as a record
 
 
 class DuplicateGroup(HasId, Base):

@@ -17,7 +17,6 @@ BOM = b"\xef\xbb\xbf"
 NOT_TEXT = {
     b"PK\x03\x04": "an Excel workbook or another zip archive; save the sheet as CSV (UTF-8) first",
     b"\xd0\xcf\x11\xe0": "an old Excel or Word file; save the sheet as CSV (UTF-8) first",
-    b"PAR1": "a Parquet file; write it as JSONL or CSV first",
     b"%PDF": "a PDF file",
     b"\xff\xfe": "UTF-16 text; save it as UTF-8",
     b"\xfe\xff": "UTF-16 text; save it as UTF-8",
@@ -36,6 +35,10 @@ class Limits:
     gzip_ratio: int = 200  # text compresses 3 to 30 times; beyond this it is made to burst
     gzip_allowance: int = 16_000_000  # bytes for which the ratio does not matter yet
 
+    def unpacked(self, size: int) -> int:
+        """How large a compressed file of `size` bytes may be when unpacked."""
+        return min(self.file_bytes, max(self.gzip_allowance, self.gzip_ratio * size))
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -52,19 +55,17 @@ def read_lines(file: BinaryIO, limits: Limits, problems: Problems) -> Iterator[L
     file.seek(0)
     if not head:
         problems.stop(None, "the file is empty")
-    for magic, what in NOT_TEXT.items():
-        if head.startswith(magic):
-            problems.stop(None, f"this is not JSONL or CSV but {what}")
+    _check_text(head, problems)
     if size > limits.file_bytes:
         problems.stop(None, f"the file has {size:,} bytes; at most {limits.file_bytes:,} are taken")
     zipped = head.startswith(GZIP)
-    allowed = limits.file_bytes
-    if zipped:
-        allowed = min(allowed, max(limits.gzip_allowance, limits.gzip_ratio * size))
+    allowed = limits.unpacked(size) if zipped else limits.file_bytes
     stream: BinaryIO = gzip.GzipFile(fileobj=file, mode="rb") if zipped else file  # type: ignore[assignment]
     offset = number = 0
     while data := _read_line(stream, limits, problems, number + 1):
         number += 1
+        if zipped and number == 1:
+            _check_text(data, problems)
         if len(data) > limits.line_bytes:
             problems.stop(number, f"is longer than {limits.line_bytes:,} bytes")
         if offset + len(data) > allowed:
@@ -75,6 +76,12 @@ def read_lines(file: BinaryIO, limits: Limits, problems: Problems) -> Iterator[L
             )
         yield Line(number, _decode(data, number, offset, problems))
         offset += len(data)
+
+
+def _check_text(head: bytes, problems: Problems) -> None:
+    for magic, what in NOT_TEXT.items():
+        if head.startswith(magic):
+            problems.stop(None, f"this is not JSONL, CSV or Parquet but {what}")
 
 
 def _read_line(stream: BinaryIO, limits: Limits, problems: Problems, number: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The records of a JSONL or CSV file, each with the line it begins on."""
+"""The records of a JSONL, CSV or Parquet file, each with the line it begins on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any, BinaryIO, NoReturn
 
 from app.services.importing.lines import Limits, Line, read_lines
+from app.services.importing.parquet import is_parquet, parquet_rows
 from app.services.importing.problems import Problems
 
 # A column by any of its names; a tuple in `required` is satisfied by one of them.
@@ -27,8 +28,12 @@ def read_records(
 ) -> Iterator[Record]:
     """The file's records; lines that are none are noted. Raises ImportRefused at the end of sense.
 
-    The name may say JSONL; otherwise the first character does: `{` begins JSONL, all else is CSV.
+    Parquet and gzip are known by their first bytes. The name may say JSONL; otherwise the first
+    character does: `{` begins JSONL, all else is CSV.
     """
+    if is_parquet(file):
+        yield from _parquet_records(file, required, limits, problems)
+        return
     lines = read_lines(file, limits, problems)
     first = next((line for line in lines if line.text.strip()), None)
     if first is None:
@@ -61,7 +66,9 @@ def _json_records(
         if not line.text.strip():
             continue
         try:
-            value = json.loads(line.text.rstrip(), parse_constant=_no_constant)
+            value = json.loads(
+                line.text.rstrip(), parse_constant=_no_constant, object_pairs_hook=_object
+            )
         except json.JSONDecodeError as error:
             problems.add(line.number, f"broken JSON: {error.msg} (column {error.colno})")
             continue
@@ -72,10 +79,33 @@ def _json_records(
             problems.add(line.number, f"a JSON object is expected, not {json_kind(value)}")
             continue
         values = {key.strip().lower(): item for key, item in value.items()}
+        if len(values) < len(value):
+            problems.add(line.number, "two columns have the same name")
+            continue
         if reason := missing_column(required, list(values)):
             problems.add(line.number, reason)
             continue
         yield Record(line.number, values)
+
+
+def _parquet_records(
+    file: BinaryIO, required: Sequence[Names], limits: Limits, problems: Problems
+) -> Iterator[Record]:
+    for number, row in parquet_rows(file, limits, problems):
+        values = {name.strip().lower(): value for name, value in row.items()}
+        if number == 1 and (reason := missing_column(required, list(values))):
+            problems.stop(None, reason)
+        yield Record(number, values)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError where a name is there twice: which is meant?"""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice[:60]!r} is there twice")
+    return found
 
 
 def _no_constant(name: str) -> NoReturn:

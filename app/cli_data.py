@@ -1,4 +1,4 @@
-"""`plumbline study`, `user`, `member`, `import` and `rank-by-score`: a study from the terminal."""
+"""`plumbline study`, `user`, `member`, `import`, `undo-import` and `rank-by-score`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ app = typer.Typer()
 study_app = typer.Typer(help="Make studies.", no_args_is_help=True)
 user_app = typer.Typer(help="Make accounts.", no_args_is_help=True)
 member_app = typer.Typer(help="Give accounts a role in a study.", no_args_is_help=True)
-import_app = typer.Typer(help="Import prompts and completions.", no_args_is_help=True)
+import_app = typer.Typer(help="Import prompts, completions and labels.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 app.add_typer(user_app, name="user")
 app.add_typer(member_app, name="member")
 app.add_typer(import_app, name="import")
 
 StudySlug = Annotated[str, typer.Option("--study", help="The study's address, such as my-study.")]
-File = Annotated[Path, typer.Argument(help="JSONL or CSV in UTF-8, plain or gzip.")]
+File = Annotated[Path, typer.Argument(help="JSONL or CSV in UTF-8, or Parquet; plain or gzip.")]
 
 
 @contextmanager
@@ -161,6 +161,35 @@ def import_completions(file: File, study: StudySlug) -> None:
     _import("completions", file, study)
 
 
+@import_app.command("demonstrations")
+def import_demonstrations(file: File, study: StudySlug) -> None:
+    """Import prompts with the completion that the assistant should give, or chats."""
+    _import("demonstrations", file, study)
+
+
+@import_app.command("comparisons")
+def import_comparisons(file: File, study: StudySlug) -> None:
+    """Import chosen and rejected completions, or dialogues."""
+    _import("comparisons", file, study)
+
+
+@import_app.command("rankings")
+def import_rankings(file: File, study: StudySlug) -> None:
+    """Import completions in tie groups or with ranks, or message trees."""
+    _import("rankings", file, study)
+
+
+@app.command("undo-import")
+def undo_import(number: int, study: StudySlug) -> None:
+    """Delete what import N stored, while nothing depends on it."""
+    from app.services import import_undo, studies
+
+    with _database() as session:
+        found = studies.find_study(session, study)
+        file_name = import_undo.undo_import(session, found, number).file_name
+    typer.echo(f"Import {number} ({file_name}) is undone: what it brought is gone.")
+
+
 def _import(kind: str, path: Path, slug: str) -> None:
     from app.services import studies
     from app.services.imports import IMPORTERS
@@ -174,6 +203,8 @@ def _import(kind: str, path: Path, slug: str) -> None:
         report = IMPORTERS[kind](session, study, file, file_name=path.name)
     for sentence in report.sentences():
         typer.echo(sentence)
+    if report.import_id is not None:
+        typer.echo(f"This is import {report.import_id}: `plumbline undo-import` takes it back.")
 
 
 @app.command("rank-by-score")

@@ -1,7 +1,7 @@
-"""Importing prompts and completions from JSONL or CSV: all of a file, or nothing.
+"""Importing prompts, completions and labels from JSONL, CSV or Parquet: all of a file, or nothing.
 
 A file is streamed line by line and checked to its end, so that a refusal lists every problem it
-can. Both kinds are content-addressed: importing a file again stores nothing new.
+can. Every kind is content-addressed: importing a file again stores nothing new.
 """
 
 from __future__ import annotations
@@ -9,20 +9,23 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, BinaryIO, Final, Protocol, TypeVar
+from typing import Any, BinaryIO, Final, Generic, Protocol, TypeVar
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from app.config import get_settings
 from app.models import Import, Study, User
+from app.services.importing import shapes
 from app.services.importing.completion_rows import CompletionFile
+from app.services.importing.label_rows import ComparisonFile, DemonstrationFile, RankingFile
 from app.services.importing.lines import Limits
+from app.services.importing.problems import LISTED, LeftOut, Problems, RowProblem, RowProblems
 from app.services.importing.problems import ImportRefused as ImportRefused
-from app.services.importing.problems import Problems, RowProblem
 from app.services.importing.prompt_rows import PromptFile
-from app.services.importing.records import Names, read_records
+from app.services.importing.records import Names, Record, read_records
 from app.services.importing.report import ImportReport as ImportReport
 
 CHUNK = 2_000  # rows that are held and stored at a time
@@ -36,10 +39,11 @@ class RecordFile(Protocol[Row]):
     kind: str
     required: Sequence[Names]
 
-    def parse(self, values: Mapping[str, Any]) -> Row | None:
+    def parse(self, values: Mapping[str, Any], line: int) -> Row | None:
         """The row to store, None for a duplicate. Raises RowProblem."""
 
-    def store(self, rows: Sequence[Row], import_id: int) -> None: ...
+    def store(self, rows: Sequence[Row], import_id: int) -> None:
+        """Raises RowProblems for what shows only beside the rows that are stored."""
 
     def counts(self) -> dict[str, Any]:
         """The kind's own fields of ImportReport, `stored` among them."""
@@ -80,7 +84,80 @@ def import_completions(
     return _import(session, study, CompletionFile, file, file_name, created_by, limits)
 
 
-IMPORTERS: Final = {"prompts": import_prompts, "completions": import_completions}
+def import_demonstrations(
+    session: Session,
+    study: Study,
+    file: BinaryIO,
+    *,
+    file_name: str,
+    created_by: User | None = None,
+    limits: Limits | None = None,
+) -> ImportReport:
+    """Import a seekable file of demonstrations, in the name of the study's account for imported
+    labels. Raises ImportRefused as above.
+
+    Columns: prompt (or instruction) and completion (or response, output), or messages; or message
+    trees, whose best answers are taken.
+    """
+    return _import_labels(DemonstrationFile, session, study, file, file_name, created_by, limits)
+
+
+def import_comparisons(
+    session: Session,
+    study: Study,
+    file: BinaryIO,
+    *,
+    file_name: str,
+    created_by: User | None = None,
+    limits: Limits | None = None,
+) -> ImportReport:
+    """Import a seekable file of comparisons as rankings of two, as above.
+
+    Columns: chosen and rejected, as whole dialogues, or prompt beside them; chosen_model and
+    rejected_model where they are known.
+    """
+    return _import_labels(ComparisonFile, session, study, file, file_name, created_by, limits)
+
+
+def import_rankings(
+    session: Session,
+    study: Study,
+    file: BinaryIO,
+    *,
+    file_name: str,
+    created_by: User | None = None,
+    limits: Limits | None = None,
+) -> ImportReport:
+    """Import a seekable file of rankings, as above.
+
+    Columns: prompt, completions, and groups or ranks; models where they are known. Or message
+    trees: the ranked answers to each of the user's messages.
+    """
+    return _import_labels(RankingFile, session, study, file, file_name, created_by, limits)
+
+
+IMPORTERS: Final = {
+    "prompts": import_prompts,
+    "completions": import_completions,
+    "demonstrations": import_demonstrations,
+    "comparisons": import_comparisons,
+    "rankings": import_rankings,
+}
+
+
+def _import_labels(
+    kind: Callable[[Session, Study, str], RecordFile[Any]],
+    session: Session,
+    study: Study,
+    file: BinaryIO,
+    file_name: str,
+    created_by: User | None,
+    limits: Limits | None,
+) -> ImportReport:
+    def named(session: Session, study: Study) -> RecordFile[Any]:
+        return kind(session, study, file_name)
+
+    return _import(session, study, named, file, file_name, created_by, limits)
 
 
 def imports_of(session: Session, study: Study) -> list[tuple[Import, User | None]]:
@@ -124,20 +201,19 @@ def _import(
                 "created_by": created_by.id if created_by else None,
             },
         ).one()
-        read = _read(records, file, file_name, limits, import_id)
-        counts = records.counts()
+        counts = _read(records, file, file_name, limits, import_id)
         report = ImportReport(
             kind=records.kind,
             file_name=file_name,
             sha256=sha256,
-            read=read,
-            duplicates=read - counts["stored"],
             seconds=round(time.monotonic() - began, 3),
             imported_before=before,
+            import_id=import_id,
             **counts,
         )
         if before and report.stored == 0:
             savepoint.rollback()  # the same file again: its first import is on record
+            report = replace(report, import_id=None)
         else:
             session.execute(
                 update(Import).where(Import.id == import_id).values(report=report.to_json())
@@ -145,42 +221,90 @@ def _import(
     return report
 
 
+class _Reader(Generic[Row]):
+    """Checks every record and stores them by the chunk until a problem is seen."""
+
+    def __init__(self, records: RecordFile[Row], import_id: int, problems: Problems) -> None:
+        self._records = records
+        self._import_id = import_id
+        self._problems = problems
+        self._chunk: list[Row] = []
+        self.read = 0
+        self.left_out: dict[str, list[int]] = {}  # lines by reason
+
+    def take(self, record: Record) -> None:
+        """All rows that the record holds: of a message tree many."""
+        try:
+            for values in shapes.plain_rows(self._records.kind, record.values):
+                self.read += 1
+                row = self._parse(values, record.line)
+                if row is not None and not self._problems.count:
+                    self._chunk.append(row)
+        except LeftOut as reason:
+            self.read += 1
+            self._leave_out(record.line, reason)
+        except RowProblem as problem:
+            self._problems.add(record.line, str(problem))
+        if len(self._chunk) >= CHUNK:
+            self._store()
+
+    def _parse(self, values: Mapping[str, Any], line: int) -> Row | None:
+        try:
+            return self._records.parse(values, line)
+        except LeftOut as reason:
+            self._leave_out(line, reason)
+            return None
+
+    def _leave_out(self, line: int, reason: LeftOut) -> None:
+        self.left_out.setdefault(str(reason), []).append(line)
+
+    def finish(self) -> None:
+        """Store the rest. Raises ImportRefused if there was any problem."""
+        if self.read == 0 and not self._problems.count:
+            self._problems.stop(None, "the file has a header and no rows")
+        if self._chunk:
+            self._store()
+        if self._problems.count:
+            raise self._problems.refusal()
+
+    def _store(self) -> None:
+        chunk, self._chunk = self._chunk, []
+        try:
+            self._records.store(chunk, self._import_id)
+        except RowProblems as found:
+            for line, reason in found.problems:
+                self._problems.add(line, reason)
+
+
 def _read(
     records: RecordFile[Row], file: BinaryIO, file_name: str, limits: Limits, import_id: int
-) -> int:
-    """Check every record and store them by the chunk until a problem is seen; how many were read.
-
-    Raises ImportRefused.
-    """
+) -> dict[str, Any]:
+    """Read the file to its end and store it; the counts of its report. Raises ImportRefused."""
     problems = Problems(file_name)
-    chunk: list[Row] = []
-    read = 0
-    for record in read_records(file, file_name, records.required, limits, problems):
-        read += 1
-        try:
-            row = records.parse(record.values)
-        except RowProblem as problem:
-            problems.add(record.line, str(problem))
-            continue
-        if row is None or problems.count:
-            continue
-        chunk.append(row)
-        if len(chunk) == CHUNK:
-            records.store(chunk, import_id)
-            chunk = []
-    if problems.count:
-        raise problems.refusal()
-    if read == 0:
-        problems.stop(None, "the file has a header and no rows")
-    if chunk:
-        records.store(chunk, import_id)
-    return read
+    reader = _Reader(records, import_id, problems)
+    required = shapes.accepted(records.kind, records.required)
+    for record in read_records(file, file_name, required, limits, problems):
+        reader.take(record)
+    reader.finish()
+    counts = records.counts()
+    out = sum(len(lines) for lines in reader.left_out.values())
+    return {
+        "read": reader.read,
+        "duplicates": reader.read - out - counts["stored"],
+        "left_out": {reason: len(lines) for reason, lines in reader.left_out.items()},
+        "left_out_lines": {reason: lines[:LISTED] for reason, lines in reader.left_out.items()},
+    } | counts
 
 
 def _imported_before(session: Session, study: Study, kind: str, sha256: str) -> datetime | None:
     return session.scalar(
         select(Import.created_at)
-        .where(Import.study_id == study.id, Import.kind == kind, Import.sha256 == sha256)
+        .where(
+            Import.study_id == study.id,
+            Import.kind == kind,
+            Import.sha256 == sha256,
+            Import.undone_at.is_(None),
+        )
         .order_by(Import.id)
         .limit(1)
     )

@@ -51,6 +51,26 @@ def put(source: Path, url: str) -> None:
     beside.replace(target)
 
 
+def remove(url: str) -> None:
+    """Take away what is stored at `url`; nothing there is fine."""
+    path = local_path(url)
+    if path is None:
+        filesystem, remote = fsspec.core.url_to_fs(url)
+        if filesystem.exists(remote):
+            filesystem.rm(remote, recursive=True)
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def scratch() -> Path:
+    """A folder for what is being made: on the home's disk, where `put` can link it."""
+    folder = get_settings().home_path / "scratch"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def fetch(url: str) -> Path:
     """A local path to what is stored at `url`; downloaded once into the home when it is remote."""
     path = local_path(url)

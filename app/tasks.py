@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import structlog
 
-from app import execution
+from app import background, execution
 from app.db import enqueue, task_session
-from app.services import assignments, rounds, runs
+from app.services import assignments, exports, rounds, runs, webhooks
 from app.worker import celery, stopping
 
 log = structlog.get_logger()
@@ -25,14 +25,30 @@ def advance_round(round_id: int) -> None:
         rounds.advance(session, round_id)
 
 
+@celery.task(name="app.tasks.make_export")  # type: ignore[untyped-decorator]
+def make_export(export_id: int) -> None:
+    """Make export N if it is due."""
+    background.make_export(export_id)
+
+
+@celery.task(name="app.tasks.deliver_webhook")  # type: ignore[untyped-decorator]
+def deliver_webhook(delivery_id: int) -> None:
+    """Send message N if it is due."""
+    background.deliver_webhook(delivery_id)
+
+
 @celery.task(name="app.tasks.sweep")  # type: ignore[untyped-decorator]
 def sweep() -> None:
-    """Return leases that ran out, and look again at every run and round that is due."""
+    """Return leases that ran out, and look again at all that is due."""
     with task_session() as session:
         assignments.return_expired(session)
         runs.end_silent_cancelled(session)
         for run_id in runs.due(session):
             enqueue(session, "execute_run", run_id)
+        for export_id in exports.due(session):
+            enqueue(session, "make_export", export_id)
+        for delivery_id in webhooks.due(session):
+            enqueue(session, "deliver_webhook", delivery_id)
     with task_session() as session:
         active = rounds.active_rounds(session)
     for round_id in active:

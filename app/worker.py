@@ -1,8 +1,8 @@
 """The Celery object and its queues. Imports config only; tasks are registered by name.
 
-Two queues: `light` for what takes milliseconds (advance a round, sweep), `train` for what holds a
-machine for hours. Messages only say "look at row N", are acknowledged early and may be lost: rows
-are the queue, and the sweep sends again what is due.
+Two queues: `light` for what takes moments (advance a round, sweep, an export, a webhook), `train` for
+what holds a machine for hours. Messages only say "look at row N", are acknowledged early and may be
+lost: rows are the queue, and the sweep sends again what is due.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def run_worker(queues: list[str], *, beat: bool) -> None:
         clock = EmbeddedService(celery, thread=True, scheduler_cls=Scheduler)
         worker_ready.connect(lambda **_: clock.start(), weak=False)
         worker_shutdown.connect(lambda **_: clock.stop(), weak=False)
-    options = ["--pool=threads", "--concurrency=1", "--loglevel=INFO"]
+    # One run at a time trains; an export or a slow webhook holds up no round.
+    threads = 1 if TRAIN in queues else 4
+    options = ["--pool=threads", f"--concurrency={threads}", "--loglevel=INFO"]
     options += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     names = ",".join(queues)
     celery.worker_main(

@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from app.routes import (
     auth,
     batches,
+    exports,
     flags,
     guidelines,
     health,
@@ -16,6 +17,7 @@ from app.routes import (
     rounds,
     runs,
     studies,
+    withdrawals,
 )
 
 routers: list[APIRouter] = [
@@ -26,10 +28,12 @@ routers: list[APIRouter] = [
     studies.router,  # before the routers whose addresses begin with a study's slug
     prompts.router,
     imports.router,
+    exports.router,
     members.router,
     batches.router,
     flags.router,
     guidelines.router,
     rounds.router,
     runs.router,
+    withdrawals.router,
 ]

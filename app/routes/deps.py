@@ -61,6 +61,8 @@ def labeler_membership(slug: str, user: CurrentUser, session: DbSession) -> Memb
         raise NotFound("There is no such study.")
     if membership.pool is None:
         raise Forbidden("This page is for labelers of the study.")
+    if membership.withdrawn_at is not None:
+        raise Forbidden("You no longer take part in this study. Its researchers can tell you more.")
     membership.study = study
     return membership
 

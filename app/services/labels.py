@@ -25,6 +25,7 @@ from app.models import (
     Rating,
     Study,
     User,
+    WebhookEvent,
 )
 from app.services.acknowledgements import find_version
 from app.services.assignments import letters, lock_assignment, lock_labeler, take_slot_again
@@ -35,6 +36,7 @@ from app.services.label_forms import (
     parse_ranking,
 )
 from app.services.studies import current_guidelines
+from app.services.webhooks import announce
 from app.services.writing import refuse_duplicate, store_prompt
 from app.services.writing_forms import PromptAnswers, parse_prompt
 
@@ -77,7 +79,7 @@ def submit(session: Session, assignment: Assignment, user: User, fields: Mapping
         task.state = LabelTaskState.complete
     session.flush()
     if task.state is LabelTaskState.complete:
-        _tell_round(session, task)
+        _tell_of_batch(session, task)
     return True
 
 
@@ -157,18 +159,24 @@ def _store_ranking(
         session.add(PromptRating(ranking_id=ranking.id, **answers.prompt))
 
 
-def _tell_round(session: Session, task: LabelTask) -> None:
-    """Wake the round when this label was the last that its batch waited for.
+def _tell_of_batch(session: Session, task: LabelTask) -> None:
+    """Wake the round, and tell webhooks, when this label was the last that its batch waited for.
 
     The batch's lock makes two last labelers go one after the other, so that the second sees both.
     """
     batch = session.scalars(
         select(Batch).where(Batch.id == task.batch_id).with_for_update(key_share=True)
     ).one()
-    if batch.round_id is None:
-        return
     unfinished = exists().where(
         LabelTask.batch_id == batch.id, LabelTask.state == LabelTaskState.open
     )
-    if not session.scalar(select(unfinished)):
+    if session.scalar(select(unfinished)):
+        return
+    announce(
+        session,
+        batch.study_id,
+        WebhookEvent.batch_labeled,
+        {"batch": batch.id, "name": batch.name, "kind": batch.kind.value},
+    )
+    if batch.round_id is not None:
         enqueue(session, "advance_round", batch.round_id)

@@ -30,6 +30,7 @@ from app.models import (
 )
 from app.services import runs, snapshots
 from app.services.round_config import RoundConfig
+from app.services.usable import usable_prompt
 from app.simulation.corpus import starter_texts
 
 VALID_SHARE = 0.1  # of demonstrations and rankings: on those prompts the models are checked
@@ -133,7 +134,12 @@ def _unlabeled_prompts(context: Context, kind: LabelKind, split: Split) -> Selec
     )
     return (
         select(Prompt.id)
-        .where(Prompt.study_id == context.study.id, Prompt.split == split, ~taken.exists())
+        .where(
+            Prompt.study_id == context.study.id,
+            Prompt.split == split,
+            usable_prompt(),
+            ~taken.exists(),
+        )
         .order_by(func.md5(func.concat(Prompt.id, literal(f":{context.round.seed}:{kind.value}"))))
     )
 
@@ -164,7 +170,7 @@ def prompts_of_split(context: Context, split: Split, limit: int | None = None) -
     return list(
         context.session.scalars(
             select(Prompt.id)
-            .where(Prompt.study_id == context.study.id, Prompt.split == split)
+            .where(Prompt.study_id == context.study.id, Prompt.split == split, usable_prompt())
             .order_by(order)
             .limit(limit)
         )

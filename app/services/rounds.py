@@ -26,6 +26,7 @@ from app.models import (
     RunState,
     Study,
     User,
+    WebhookEvent,
 )
 from app.services import runs
 from app.services.batch_progress import BatchProgress, batch_progress
@@ -33,6 +34,7 @@ from app.services.results import round_report
 from app.services.round_config import RoundConfig
 from app.services.round_context import Context, choose_prompts
 from app.services.stages import STAGES, Stage
+from app.services.webhooks import announce
 
 
 class StageState(StrEnum):
@@ -180,6 +182,12 @@ def advance(session: Session, round_id: int) -> None:
         session.flush()
         session.refresh(round_)
         round_.report = round_report(session, round_)
+        announce(
+            session,
+            round_.study_id,
+            WebhookEvent.round_finished,
+            {"round": round_.number, "report": round_.report},
+        )
     else:
         round_.stage = current[0].stage.name
         if states & {StageState.failed, StageState.cancelled}:

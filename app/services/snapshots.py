@@ -22,6 +22,7 @@ from app import storage
 from app.models import (
     Assignment,
     Demonstration,
+    GuidelineVersion,
     Pool,
     Prompt,
     Purpose,
@@ -30,10 +31,13 @@ from app.models import (
     Snapshot,
     SnapshotDemonstration,
     SnapshotKind,
+    SnapshotPrompt,
     SnapshotRanking,
     Study,
+    WrittenPrompt,
 )
 from app.services.bulk import among
+from app.services.usable import usable_label
 from trainer import contract
 
 
@@ -90,12 +94,16 @@ def _store(
 
 
 def _label_query(study: Study, label: Any) -> Select[Any]:
-    """The study's current training labels, oldest first; simulated ones in rehearsals only."""
+    """The study's current training labels, oldest first; simulated ones in rehearsals only.
+
+    Without what was withdrawn, and without what is about a prompt held back for personal data.
+    """
     query = select(label).where(
         label.study_id == study.id,
         label.pool == Pool.training,
         label.purpose == Purpose.training,
         label.superseded_at.is_(None),
+        usable_label(label),
     )
     if not study.rehearsal:
         query = query.where(~label.simulated)
@@ -107,15 +115,40 @@ def _prompts_of(session: Session, labels: Iterable[Any]) -> dict[int, Prompt]:
     return {p.id: p for p in session.scalars(select(Prompt).where(among(Prompt.id, ids)))}
 
 
-def _label_counts(labels: Iterable[Any], prompts: dict[int, Prompt]) -> dict[str, Any]:
+def _label_counts(
+    session: Session, study: Study, labels: Iterable[Any], prompts: dict[int, Prompt]
+) -> dict[str, Any]:
+    """As the paper's Table 6 counts, with who gave the labels and by which guidelines."""
     labels = list(labels)
+    written = _written(session, prompts)
+    versions = select(GuidelineVersion.version).where(
+        among(GuidelineVersion.id, {label.guideline_version_id for label in labels})
+    )
     return {
         "labels": len(labels),
         "prompts": len(prompts),
-        "labelers": len({label.user_id for label in labels}),
+        "labelers": sorted({pseudonym(study, label.user_id) for label in labels}),
         "by_split": dict(Counter(prompts[label.prompt_id].split.value for label in labels)),
-        "guideline_versions": sorted({label.guideline_version_id for label in labels}),
+        "prompts_by_origin_and_split": _table(prompts.values(), written),
+        "guideline_versions": sorted(session.scalars(versions)),
     }
+
+
+def _written(session: Session, prompt_ids: Iterable[int]) -> set[int]:
+    """Those of the prompts that labelers wrote; all others are customers'."""
+    written = select(WrittenPrompt.prompt_id).where(
+        among(WrittenPrompt.prompt_id, list(prompt_ids))
+    )
+    return set(session.scalars(written))
+
+
+def _table(prompts: Iterable[Prompt], written: set[int]) -> dict[str, dict[str, int]]:
+    """{"labeler" or "customer": {split: prompts}}."""
+    found: dict[str, dict[str, int]] = {}
+    for prompt in prompts:
+        of = found.setdefault("labeler" if prompt.id in written else "customer", {})
+        of[prompt.split.value] = of.get(prompt.split.value, 0) + 1
+    return found
 
 
 def freeze_demonstrations(session: Session, study: Study) -> Snapshot:
@@ -137,7 +170,7 @@ def freeze_demonstrations(session: Session, study: Study) -> Snapshot:
             )
             for label in labels
         ),
-        counts=_label_counts(labels, prompts),
+        counts=_label_counts(session, study, labels, prompts),
         query={"labels": "demonstrations", "pool": "training", "simulated": study.rehearsal},
     )
     if new and labels:
@@ -168,7 +201,7 @@ def freeze_rankings(session: Session, study: Study) -> Snapshot:
             for label in labels
         ),
         counts={
-            **_label_counts(labels, prompts),
+            **_label_counts(session, study, labels, prompts),
             "comparisons": sum(_strict_pairs(label) for label in labels),
         },
         query={"labels": "rankings", "pool": "training", "simulated": study.rehearsal},
@@ -232,7 +265,7 @@ def freeze_prompts(
     """The given prompts without any label, as contract.PromptRecord."""
     ids = sorted(set(prompt_ids))
     prompts = list(session.scalars(select(Prompt).where(among(Prompt.id, ids)).order_by(Prompt.id)))
-    return _store(
+    snapshot, new = _store(
         session,
         study,
         SnapshotKind.prompts,
@@ -243,9 +276,19 @@ def freeze_prompts(
         counts={
             "prompts": len(prompts),
             "by_split": dict(Counter(p.split.value for p in prompts)),
+            "prompts_by_origin_and_split": _table(prompts, _written(session, ids)),
         },
         query={"prompts": why},
-    )[0]
+    )
+    if new and prompts:
+        session.execute(
+            insert(SnapshotPrompt),
+            [
+                {"snapshot_id": snapshot.id, "study_id": study.id, "prompt_id": prompt.id}
+                for prompt in prompts
+            ],
+        )
+    return snapshot
 
 
 def freeze_texts(session: Session, study: Study, texts: Iterable[str], *, origin: str) -> Snapshot:

@@ -13,7 +13,6 @@ from app.models import (
     Demonstration,
     GuidelineVersion,
     Membership,
-    PiiState,
     Pool,
     Prompt,
     Purpose,
@@ -25,6 +24,7 @@ from app.models import (
     WrittenPrompt,
 )
 from app.services.exporting.query import ExportQuery
+from app.services.usable import HELD
 
 CHUNK = 500  # labels that are held at a time
 CHUNK_PROMPTS = 5_000
@@ -134,7 +134,7 @@ def _reason(query: ExportQuery, label: Label | None) -> ColumnElement[Any]:
         judges = or_(label.pool != Pool.training, label.purpose != Purpose.training)
         reasons.append((judges, "heldout"))
     if not query.held:
-        held = Prompt.pii_state.in_([PiiState.held, PiiState.dropped])
+        held = Prompt.pii_state.in_(HELD)
         reasons.append((held, "held"))
     return case(*reasons) if reasons else null()
 

@@ -26,7 +26,7 @@ from app.models import (
     Study,
     User,
 )
-from app.services import assignments, labels, people
+from app.services import assignments, label_queue, labels, people
 from app.services.batches import create_demonstration_batch, create_ranking_batch
 from app.services.prompts import text_sha256
 from app.services.studies import create_study
@@ -231,7 +231,7 @@ def tasks_of(session: Session, batch: Batch) -> list[LabelTask]:
 
 def take_next(session: Session, membership: Membership) -> Assignment:
     """The labeler's next assignment, as its page would load it. Fails when there is no work."""
-    leased = assignments.lease_next(session, membership)
+    leased = label_queue.lease_next(session, membership)
     assert leased is not None, "there is no work for this labeler"
     user = session.get_one(User, membership.user_id)
     return assignments.find_assignment(session, user, leased.public_id)

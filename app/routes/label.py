@@ -13,7 +13,7 @@ from app.errors import Conflict, wants_json
 from app.models import Assignment, AssignmentState, Membership, Study
 from app.render import page
 from app.routes.deps import CurrentUser, LabelerMembership
-from app.services import assignments, corrections, drafts, flags, labels, people
+from app.services import assignments, corrections, drafts, flags, label_queue, labels, people
 from app.services.label_forms import SKIP_REASONS, FormProblems, clean_fields
 from app.services.label_pages import assignment_page, guidelines_html
 
@@ -84,7 +84,7 @@ def _onward(
     start = f"/label/{membership.study.slug}"
     if not wants_json(request):
         return RedirectResponse(start, status_code=303)
-    following = assignments.go_on(session, membership)
+    following = label_queue.go_on(session, membership)
     answer = {
         "location": f"/assignments/{following.public_id}" if following else start,
         "seconds_left": following and assignments.lease_of(session, following).seconds_left,
@@ -100,7 +100,7 @@ def choose_study(request: Request, session: DbSession, user: CurrentUser) -> Res
     if len(mine) == 1:
         return RedirectResponse(f"/label/{mine[0].study.slug}", status_code=303)
     choices = [
-        (m.study, assignments.submitted_today(session, m), assignments.work_waits(session, m))
+        (m.study, assignments.submitted_today(session, m), label_queue.work_waits(session, m))
         for m in mine
     ]
     return page(request, "label/studies.html", {"choices": choices})
@@ -111,8 +111,8 @@ def next_assignment(
     request: Request, session: DbSession, membership: LabelerMembership
 ) -> Response:
     try:
-        assignment = assignments.lease_next(session, membership)
-    except assignments.GuidelinesUnread:
+        assignment = label_queue.lease_next(session, membership)
+    except label_queue.GuidelinesUnread:
         return RedirectResponse(f"/label/{membership.study.slug}/guidelines", status_code=303)
     if assignment is None:
         return _no_work(request, session, membership, waits=False)
@@ -122,7 +122,7 @@ def next_assignment(
 @router.get("/label/{slug}/work")
 def work(request: Request, session: DbSession, membership: LabelerMembership) -> Response:
     """What the page without work asks again and again: it looks, and takes no lease."""
-    waits = assignments.work_waits(session, membership)
+    waits = label_queue.work_waits(session, membership)
     return _no_work(request, session, membership, waits=waits)
 
 
@@ -138,7 +138,7 @@ def ahead(
     request: Request, session: DbSession, user: CurrentUser, membership: LabelerMembership
 ) -> Response:
     """Reserve the task after the one on the screen, and answer with its page; 204 for none."""
-    reserved = assignments.reserve_ahead(session, membership)
+    reserved = label_queue.reserve_ahead(session, membership)
     if reserved is None:
         return Response(status_code=204)
     return _render(request, session, assignments.find_assignment(session, user, reserved.public_id))

@@ -30,8 +30,8 @@ from app.models import (
 )
 from app.services import assignments, flags
 from app.services.acknowledgements import acknowledge
-from app.services.assignments import lease_next, work_waits
 from app.services.batch_progress import batch_progress
+from app.services.label_queue import lease_next, work_waits
 from app.services.labels import LeaseLost, submit
 from app.services.writing import create_writing_batch
 from app.simulation.labeler import SimulatedLabeler

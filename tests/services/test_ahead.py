@@ -21,7 +21,7 @@ from app.models import (
     Membership,
     User,
 )
-from app.services import acknowledgements, assignments, drafts, labels
+from app.services import acknowledgements, assignments, drafts, label_queue, labels
 from tests import factories as make
 
 LABELERS = 200
@@ -40,7 +40,7 @@ def user_of(session: Session, membership: Membership) -> User:
 
 
 def ahead_of(session: Session, membership: Membership) -> Assignment:
-    reserved = assignments.reserve_ahead(session, membership)
+    reserved = label_queue.reserve_ahead(session, membership)
     assert reserved is not None
     return reserved
 
@@ -89,11 +89,11 @@ def test_the_next_task_is_reserved_once_and_becomes_the_lease(session: Session) 
     assert other.label_task_id not in {first.label_task_id, ahead.label_task_id}
 
     labels.submit(session, first, user_of(session, labeler), {"text": "One."})
-    following = assignments.go_on(session, labeler)
+    following = label_queue.go_on(session, labeler)
     assert following is not None
     assert (following.id, following.state) == (ahead.id, AssignmentState.leased)
     assert slots(session) == [1, 1, 1]
-    again = assignments.lease_next(session, labeler)
+    again = label_queue.lease_next(session, labeler)
     assert again is following
 
 
@@ -101,10 +101,10 @@ def test_without_a_live_lease_nothing_is_reserved(session: Session) -> None:
     study = make.make_study(session)
     labeler = make.make_labeler(session, study)
     make.make_demonstration_batch(session, study, 2)
-    assert assignments.reserve_ahead(session, labeler) is None
+    assert label_queue.reserve_ahead(session, labeler) is None
     make.take_next(session, labeler)
     let_time_run_out(session, labeler)
-    assert assignments.reserve_ahead(session, labeler) is None
+    assert label_queue.reserve_ahead(session, labeler) is None
     assert slots(session) == [1, 0]
 
 
@@ -113,7 +113,7 @@ def test_the_last_task_has_none_after_it(session: Session) -> None:
     labeler = make.make_labeler(session, study)
     make.make_demonstration_batch(session, study, 1, labels_wanted=5)
     make.take_next(session, labeler)
-    assert assignments.reserve_ahead(session, labeler) is None
+    assert label_queue.reserve_ahead(session, labeler) is None
 
 
 def test_without_a_script_the_reserved_task_comes_next_too(session: Session) -> None:
@@ -123,7 +123,7 @@ def test_without_a_script_the_reserved_task_comes_next_too(session: Session) -> 
     first = make.take_next(session, labeler)
     ahead = ahead_of(session, labeler)
     assignments.skip(session, first, "language")
-    assert assignments.work_waits(session, labeler)
+    assert label_queue.work_waits(session, labeler)
     assert make.take_next(session, labeler).id == ahead.id
     assert slots(session) == [0, 1]
 
@@ -172,7 +172,7 @@ def test_a_withdrawn_task_is_not_shown_after_all(session: Session) -> None:
     second.state = LabelTaskState.closed
     session.flush()
     labels.submit(session, first, user_of(session, labeler), {"text": "One."})
-    assert assignments.go_on(session, labeler) is None
+    assert label_queue.go_on(session, labeler) is None
     assert make.take_next(session, labeler).label_task_id == third.id
     assert slots(session) == [1, 0, 1]
 
@@ -197,19 +197,19 @@ def test_changed_guidelines_are_read_before_the_next_task(session: Session) -> N
     first = make.take_next(session, labeler)
     ahead = ahead_of(session, labeler)
     publish_guidelines(session, labeler)
-    assert assignments.lease_next(session, labeler) is not None  # what is leased can be finished
+    assert label_queue.lease_next(session, labeler) is not None  # what is leased can be finished
     labels.submit(session, first, user_of(session, labeler), {"text": "One."})
-    assert assignments.go_on(session, labeler) is None
-    with pytest.raises(assignments.GuidelinesUnread):
-        assignments.lease_next(session, labeler)
+    assert label_queue.go_on(session, labeler) is None
+    with pytest.raises(label_queue.GuidelinesUnread):
+        label_queue.lease_next(session, labeler)
     acknowledgements.acknowledge(session, labeler, 1)  # not the newest
-    with pytest.raises(assignments.GuidelinesUnread):
-        assignments.lease_next(session, labeler)
+    with pytest.raises(label_queue.GuidelinesUnread):
+        label_queue.lease_next(session, labeler)
     acknowledgements.acknowledge(session, labeler, 2)
     acknowledgements.acknowledge(session, labeler, 2)  # a second press
     assert make.take_next(session, labeler).id == ahead.id
     publish_guidelines(session, labeler, 3)
-    assert assignments.reserve_ahead(session, labeler) is None
+    assert label_queue.reserve_ahead(session, labeler) is None
 
 
 def test_a_labeler_who_joins_later_starts_with_the_newest_guidelines(session: Session) -> None:
@@ -226,7 +226,7 @@ def test_a_labeler_who_joins_later_starts_with_the_newest_guidelines(session: Se
 
 
 def all_at_once(engine: Engine, keys: list[tuple[int, int]], act: str) -> list[int | None]:
-    """Every labeler calls `assignments.<act>` in a thread and transaction of its own, together.
+    """Every labeler calls `label_queue.<act>` in a thread and transaction of its own, together.
 
     Returns the task ids, None where there was none.
     """
@@ -237,7 +237,7 @@ def all_at_once(engine: Engine, keys: list[tuple[int, int]], act: str) -> list[i
             membership = session.get_one(Membership, key)
             session.commit()  # the connection goes back; the membership stays loaded
             gate.wait(timeout=120)
-            assignment = getattr(assignments, act)(session, membership)
+            assignment = getattr(label_queue, act)(session, membership)
             task_id = None if assignment is None else assignment.label_task_id
             session.commit()
             return task_id
@@ -303,7 +303,7 @@ def test_labelers_who_submit_at_once_and_go_on_do_not_wait_for_each_other_in_a_r
             session.commit()
             gate.wait(timeout=120)
             labels.submit(session, assignment, user, {"text": "Done."})
-            following = assignments.go_on(session, membership)
+            following = label_queue.go_on(session, membership)
             assert following is not None
             task_id = following.label_task_id
             session.commit()

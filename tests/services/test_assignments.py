@@ -32,7 +32,7 @@ from app.models import (
     Round,
     User,
 )
-from app.services import assignments, drafts, labels, people
+from app.services import assignments, drafts, label_queue, labels, people
 from app.services.label_forms import FormProblems
 from tests import factories as make
 
@@ -80,8 +80,8 @@ def test_tasks_come_by_priority_then_age_and_never_twice(session: Session) -> No
     given = [make.give_label(session, labeler).label_task_id for _ in range(3)]
     assert given == [third.id, first.id, second.id]
     # Each task still wants a second label, but not from the same person.
-    assert assignments.lease_next(session, labeler) is None
-    assert not assignments.work_waits(session, labeler)
+    assert label_queue.lease_next(session, labeler) is None
+    assert not label_queue.work_waits(session, labeler)
 
 
 def test_a_live_lease_is_continued_and_renewed(session: Session) -> None:
@@ -155,7 +155,7 @@ def test_researchers_have_no_tasks(session: Session) -> None:
     user = make.make_researcher(session, study)
     membership = session.get_one(Membership, (study.id, user.id))
     with pytest.raises(Forbidden):
-        assignments.lease_next(session, membership)
+        label_queue.lease_next(session, membership)
 
 
 def test_completions_are_shuffled_for_each_labeler_and_the_order_is_stored(
@@ -375,7 +375,7 @@ def test_a_skip_frees_the_slot_for_others_only(session: Session) -> None:
     assignments.skip(session, assignment, "language")
     assignments.skip(session, assignment, "language")  # a second press
     assert task_of(session, assignment).slots_taken == 0
-    assert assignments.lease_next(session, labeler) is None
+    assert label_queue.lease_next(session, labeler) is None
     with pytest.raises(Conflict):
         labels.submit(session, assignment, user_of(session, labeler), {"text": "After all."})
     make.give_label(session, other)
@@ -434,7 +434,7 @@ def lease_at_once(engine: Engine, memberships: list[tuple[int, int]]) -> list[in
             membership = session.get_one(Membership, key)
             session.commit()
             gate.wait(timeout=60)
-            assignment = assignments.lease_next(session, membership)
+            assignment = label_queue.lease_next(session, membership)
             task_id = None if assignment is None else assignment.label_task_id
             session.commit()
             return task_id

@@ -23,13 +23,13 @@ from app.models import (
     Split,
     Study,
 )
-from app.services.assignments import lease_next, work_waits
 from app.services.batch_progress import BatchProgress, batch_progress, batches_with_progress
 from app.services.batches import (
     create_demonstration_batch,
     create_ranking_batch,
     ranking_batch_from_policies,
 )
+from app.services.label_queue import lease_next, work_waits
 from tests.factories import (
     give_label,
     make_completions,

@@ -10,6 +10,13 @@ from markupsafe import Markup
 
 @lru_cache(maxsize=64)  # the same guidelines stand beside every assignment
 def render_markdown(markdown: str) -> Markup:
-    """CommonMark with tables; safe to put into a page as it is."""
+    """CommonMark with tables; safe to put into a page as it is.
+
+    Headings begin at the second level: the page has its own first.
+    """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    return Markup(str(parser.render(markdown)))
+    tokens = parser.parse(markdown)
+    for token in tokens:
+        if token.type in {"heading_open", "heading_close"}:
+            token.tag = f"h{min(6, int(token.tag[1]) + 1)}"
+    return Markup(str(parser.renderer.render(tokens, parser.options, {})))

@@ -87,12 +87,12 @@ BAD_PROMPTS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "wrong column": (
         "p.jsonl",
         lambda: jsonl([{"prompt": "Say 1."}, {"question": "Say 2."}]),
-        "line 2: no column prompt (or text, instruction, few_shot); the columns are: question",
+        "conversations, chosen); the columns are: question",
     ),
     "wrong column in CSV": (
         "p.csv",
         lambda: b"id,question\n1,Say 1.\n",
-        "line 1: no column prompt (or text, instruction, few_shot); the columns are: id, question",
+        "line 1: no column prompt (or text, instruction, few_shot, messages, conversations, chosen);",
     ),
     "broken JSON": (
         "p.jsonl",
@@ -155,7 +155,7 @@ BAD_PROMPTS: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: gzip.compress(bytes(50_000_000)),
         "line 1: is longer than 4,000,000 bytes",
     ),
-    "an Excel file": ("p.csv", excel, "this is not JSONL or CSV but an Excel workbook"),
+    "an Excel file": ("p.csv", excel, "this is not JSONL, CSV or Parquet but an Excel workbook"),
     "a JSON array": ("p.json", lambda: b'[{"prompt": "Say 1."}]', "line 1: begins a JSON array"),
     "no object": ("p.jsonl", lambda: b'{"prompt": "a"}\n"Say"\n', "line 2: a JSON object is"),
     "nested without end": ("p.jsonl", lambda: b'{"prompt":' + b"[" * 200_000, "line 1: broken"),
@@ -297,7 +297,7 @@ def test_prompts_are_stored_with_their_columns(session: Session, study: Study) -
     assert report.unused_columns == ["source"]
     first, second, third = session.scalars(select(Prompt).order_by(Prompt.id)).all()
     assert (first.text, first.external_id, first.use_case) == (
-        "Which river?",
+        "Which river? \r\n",  # as it was typed
         "1",
         UseCase.closed_qa,
     )
@@ -379,10 +379,11 @@ def test_csv_keeps_line_feeds_and_long_cells(
     writer = csv.writer(buffer, delimiter=delimiter)
     writer.writerows([["Prompt", "user"], ["Two\nlines", "ann"], [long, ""]])
     data = gzip.compress(b"\xef\xbb\xbf" + buffer.getvalue().encode())
+    study.preparation = {"max_tokens": 10_000}
     report = load(session, study, data, "prompts.csv.gz")
     assert report.stored == 2
     texts = session.scalars(select(Prompt.text).order_by(Prompt.id)).all()
-    assert texts == ["Two\nlines", long.rstrip()]
+    assert texts == ["Two\nlines", long]
 
 
 def test_line_numbers_count_lines_and_not_rows(session: Session, study: Study) -> None:
@@ -516,16 +517,26 @@ def test_a_study_does_not_see_the_prompts_of_another(session: Session, study: St
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no sample data at {DATA}; set PLUMBLINE_DATA")
 @pytest.mark.parametrize(
-    ("folder", "prompts", "completions", "policies"),
-    [("alpaca_eval", 805, 7241, 9), ("user_oriented", 252, 2016, 8)],
+    ("folder", "prompts", "near", "completions", "policies"),
+    # Nine of the first ask for a country's dishes in the words of another.
+    [("alpaca_eval", 805, 9, 7241, 9), ("user_oriented", 252, 0, 2016, 8)],
 )
 def test_real_files(
-    session: Session, study: Study, folder: str, prompts: int, completions: int, policies: int
+    session: Session,
+    study: Study,
+    folder: str,
+    prompts: int,
+    near: int,
+    completions: int,
+    policies: int,
 ) -> None:
     with (DATA / folder / "prompts.jsonl.gz").open("rb") as file:
         report = import_prompts(session, study, file, file_name="prompts.jsonl.gz")
-    assert (report.stored, report.own_users) == (prompts, prompts)
+    assert (report.stored, report.own_users) == (prompts - near, prompts - near)
+    assert report.duplicates == near
     with (DATA / folder / "completions.jsonl.gz").open("rb") as file:
         report = import_completions(session, study, file, file_name="completions.jsonl.gz")
-    assert (report.stored, len(report.policies)) == (completions, policies)
+    left_out = sum(report.left_out.values())
+    assert (report.stored + left_out, len(report.policies)) == (completions, policies)
+    assert left_out == policies * near  # every system answered them
     assert report.seconds < 20  # 2 s on two idle cores

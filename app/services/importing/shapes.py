@@ -84,11 +84,16 @@ def _chat(values: Row) -> tuple[str, list[Turn]] | None:
     return None if name is None else (name, messages(name, values[name]))
 
 
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(item, dict) for item in value)
+
+
 def _asked(values: Row, *names: str) -> Row:
     """The record with a prompt that is a dialogue rendered; others stay as they are."""
     for name in names:
-        if isinstance(values.get(name), list) or is_transcript(values.get(name)):
-            asked = up_to_answer(turns(name, values[name]))
+        value = values.get(name)
+        if _is_chat(value) or is_transcript(value):
+            asked = up_to_answer(turns(name, value))
             return _columns(asked) | _without(values, name)
     return values
 

@@ -13,6 +13,7 @@ from app.routes import (
     label,
     label_history,
     members,
+    pii,
     prompts,
     rounds,
     runs,
@@ -27,6 +28,7 @@ routers: list[APIRouter] = [
     label_history.router,
     studies.router,  # before the routers whose addresses begin with a study's slug
     prompts.router,
+    pii.router,
     imports.router,
     exports.router,
     members.router,

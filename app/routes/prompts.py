@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import Response
+from fastapi import APIRouter, Form, Path, Query, Request
+from fastapi.responses import RedirectResponse, Response
 
 from app.db import DbSession
 from app.models import Split, UseCase
 from app.render import page
 from app.routes.deps import ResearcherStudy
+from app.services.pii_queue import held_count
 from app.services.prompt_search import PromptFilter, find_prompts, prompt_view
+from app.services.prompt_steps import prompt_steps, set_use_case, use_case_shares
 
 router = APIRouter(prefix="/studies/{slug}/prompts")
 
@@ -58,6 +60,8 @@ def list_prompts(
         "splits": [("", "All splits"), *((split.value, split.value) for split in Split)],
         "origins": ORIGINS,
         "use_cases": [("", "All use cases"), *((case.value, words(case)) for case in UseCase)],
+        "shares": use_case_shares(session, study),
+        "held": held_count(session, study),
     }
     return page(request, "data/prompts.html", context, fragment="results")
 
@@ -73,5 +77,22 @@ def show_prompt(
     study: ResearcherStudy,
     prompt_id: Annotated[int, Path(ge=1, lt=2**63)],
 ) -> Response:
-    context = {"study": study, "view": prompt_view(session, study, prompt_id)}
+    view = prompt_view(session, study, prompt_id)
+    context = {
+        "study": study,
+        "view": view,
+        "steps": prompt_steps(session, study, view.prompt),
+        "use_cases": [("", "Not known"), *((case.value, words(case)) for case in UseCase)],
+    }
     return page(request, "data/prompt.html", context)
+
+
+@router.post("/{prompt_id}/use-case")
+def tag(
+    session: DbSession,
+    study: ResearcherStudy,
+    prompt_id: Annotated[int, Path(ge=1, lt=2**63)],
+    use_case: Annotated[UseCase | Literal[""], Form()] = "",
+) -> Response:
+    set_use_case(session, study, prompt_id, use_case or None)
+    return RedirectResponse(f"/studies/{study.slug}/prompts/{prompt_id}", status_code=303)

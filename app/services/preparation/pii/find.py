@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
 from app.services.preparation.pii import names, numbers, places, secrets
@@ -41,22 +42,25 @@ def _all(text: str) -> Iterator[Span]:
     return chain.from_iterable(rules)
 
 
-def redact(text: str, spans: Iterable[Span]) -> str:
-    """The text with each span replaced by its kind in brackets: [email], or [email 2] for a second
-    one that says something else, so that two people stay two."""
+def placeholders(text: str, spans: Iterable[Span]) -> dict[str, str]:
+    """What each found value becomes: [email], and [email 2] for a second one that says something
+    else, so that two people stay two."""
     said: dict[str, list[str]] = {}
-    pieces: list[str] = []
-    at = 0
-    for span in _ordered(spans):
+    made: dict[str, str] = {}
+    for span in sorted(spans, key=lambda span: span.start):
         different = said.setdefault(span.kind, [])
-        value = text[span.start : span.end].casefold()
-        if value not in different:
-            different.append(value)
-        number = different.index(value) + 1
-        pieces += [text[at : span.start], f"[{span.kind}{f' {number}' if number > 1 else ''}]"]
-        at = span.end
-    return "".join([*pieces, text[at:]])
+        value = text[span.start : span.end]
+        if value.casefold() not in different:
+            different.append(value.casefold())
+        number = different.index(value.casefold()) + 1
+        made[value] = f"[{span.kind}]" if number == 1 else f"[{span.kind} {number}]"
+    return made
 
 
-def _ordered(spans: Iterable[Span]) -> Sequence[Span]:
-    return sorted(spans, key=lambda span: span.start)
+def redact(text: str, values: Mapping[str, str]) -> str:
+    """The text with each of the values (see `placeholders`) replaced, wherever it stands alone."""
+    if not values:
+        return text
+    longest_first = sorted(values, key=len, reverse=True)
+    found = "|".join(rf"(?<!\w){re.escape(value)}(?!\w)" for value in longest_first)
+    return re.sub(found, lambda match: values[match[0]], text)

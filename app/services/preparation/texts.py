@@ -57,7 +57,7 @@ def count_tokens(text: str, tokenizer: str | None = None) -> int:
     else:
         plain = len(text.encode("ascii", "ignore"))
         other = len(text) - plain
-    return math.ceil(max(plain / 4, 1.3 * len(text.split())) + other)
+    return math.ceil(max(plain / 4 + other, 1.3 * len(text.split())))
 
 
 @lru_cache(maxsize=2)

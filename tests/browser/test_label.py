@@ -117,6 +117,26 @@ def test_the_next_task_is_there_when_one_is_submitted(
         assert all(0 <= seconds < 120 for seconds in session.scalars(active))
 
 
+def test_a_refused_field_says_so_until_it_is_mended(
+    page: Page, live_url: str, live_engine: Engine
+) -> None:
+    with Session(live_engine) as session:
+        study = make.make_study(session, "Refused")
+        make.make_labeler(session, study, "refused")
+        make.make_demonstration_batch(session, study, 2)
+        session.commit()
+    sign_in(page, live_url, "refused")
+    write(page, "   ")
+    page.keyboard.press("Control+Enter")
+    text = page.locator("#text")
+    expect(text).to_have_attribute("aria-invalid", "true")
+    expect(text).to_have_accessible_description("Write the completion before you submit it.")
+    write(page, "A completion.")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#today")).to_have_text("1 today")
+    expect(page.locator("#text")).not_to_have_attribute("aria-invalid", "true")
+
+
 def test_keys_open_help_skip_and_flag_and_act_in_no_text_field(
     quiet_page: Page, live_url: str, live_engine: Engine
 ) -> None:

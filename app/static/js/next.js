@@ -58,7 +58,7 @@ export function goOn(form, { signal, announce, draft, replace }) {
     sent.setAttribute("aria-busy", "true");
     draft.stop();
     hideNotice();
-    for (const mended of form.querySelectorAll(".has-error")) mended.classList.remove("has-error");
+    forgetProblems(form);
     let response = null;
     try {
       response = await fetch(sent.action, {
@@ -120,12 +120,28 @@ function show({ address, page }, answer) {
 }
 
 function markProblems(form, problems) {
-  for (const name of Object.keys(problems)) {
+  for (const [name, words] of Object.entries(problems)) {
     const found = form.elements[name];
-    const control = found instanceof RadioNodeList ? found[0] : found;
-    control?.closest("fieldset, .field")?.classList.add("has-error");
+    const controls = found instanceof RadioNodeList ? [...found] : [found].filter(Boolean);
+    for (const control of controls) control.setAttribute("aria-invalid", "true");
+    const field = controls[0]?.closest("fieldset, .field");
+    field?.classList.add("has-error");
+    if (!field?.matches(".field")) continue; // a place on the board: the notice names it
+    const message = document.createElement("p");
+    message.className = "field-error";
+    message.id = `${name}-error`;
+    message.textContent = words;
+    field.append(message);
+    const before = controls[0].getAttribute("aria-describedby") ?? "";
+    controls[0].setAttribute("aria-describedby", [...new Set([...before.split(" "), message.id])].join(" ").trim());
   }
   form.dispatchEvent(new CustomEvent("refused", { detail: problems }));
+}
+
+function forgetProblems(form) {
+  for (const field of form.querySelectorAll(".has-error")) field.classList.remove("has-error");
+  for (const message of form.querySelectorAll(".field-error")) message.remove();
+  for (const control of form.querySelectorAll("[aria-invalid]")) control.removeAttribute("aria-invalid");
 }
 
 // Back and forward lead to pages that were swapped away: they are loaded anew.

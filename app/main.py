@@ -15,7 +15,7 @@ from app.db import CONNECTIONS
 from app.errors import install_error_handlers
 from app.logs import configure_logging
 from app.render import STATIC
-from app.routes import routers
+from app.routes import api, routers
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; "
@@ -114,6 +114,7 @@ def create_app() -> FastAPI:
     app.add_middleware(SecurityMiddleware)  # the outer one
     install_error_handlers(app)
     app.mount("/static", VersionedStaticFiles(directory=STATIC), name="static")
+    app.mount(api.PREFIX, api.create_api())
     for router in routers:
         app.include_router(router)
     return app

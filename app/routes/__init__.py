@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from app.routes import (
+    access,
     auth,
     batches,
     exports,
@@ -31,6 +32,8 @@ routers: list[APIRouter] = [
     pii.router,
     imports.router,
     exports.router,
+    access.router,
+    access.docs,
     members.router,
     batches.router,
     flags.router,

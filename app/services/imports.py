@@ -21,7 +21,7 @@ from app.models import Import, Study, User
 from app.services.importing import shapes
 from app.services.importing.completion_rows import CompletionFile
 from app.services.importing.label_rows import ComparisonFile, DemonstrationFile, RankingFile
-from app.services.importing.lines import Limits
+from app.services.importing.lines import Limits, check_size
 from app.services.importing.problems import LISTED, LeftOut, Problems, RowProblem, RowProblems
 from app.services.importing.problems import ImportRefused as ImportRefused
 from app.services.importing.prompt_rows import PromptFile
@@ -185,7 +185,7 @@ def _import(
     session.refresh(study, ["id"], with_for_update={"key_share": True})
     records = kind(session, study)
     limits = limits or Limits(file_bytes=get_settings().max_upload_bytes)
-    file.seek(0)
+    check_size(file, limits, Problems(file_name))
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     before = _imported_before(session, study, records.kind, sha256)
     # A savepoint, so that a caller who shows the refusal and commits commits nothing of the file.

@@ -92,7 +92,7 @@ BAD_PROMPTS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "wrong column in CSV": (
         "p.csv",
         lambda: b"id,question\n1,Say 1.\n",
-        "line 1: no column prompt (or text, instruction, few_shot, messages, conversations, chosen);",
+        "line 1: no column prompt (or text, instruction, few_shot, messages, conversations",
     ),
     "broken JSON": (
         "p.jsonl",

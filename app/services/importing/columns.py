@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from app.services.importing.records import Names, json_kind
 
 MAX_DEPTH = 50
 MAX_NAME = 200  # names are in unique indexes, whose entries PostgreSQL bounds
+# Embeddings, overrides and isolates; texts may hold them, as people type them.
+TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -47,7 +50,20 @@ def short_name(values: Mapping[str, Any], names: Names) -> str | None:
     found = str(value).strip()
     if len(found) > MAX_NAME:
         raise RowProblem(f"{name} has {len(found):,} characters; at most {MAX_NAME} are taken")
-    return storable(name, found) or None
+    return _plain(name, storable(name, found)) or None
+
+
+def _plain(name: str, value: str) -> str:
+    """The name itself. Raises RowProblem for what would make it look like another on a page."""
+    for character in value:
+        code = f"\\u{ord(character):04x}"
+        if character in TURNS:
+            raise RowProblem(
+                f"{name} holds a character that turns the direction of writing ({code})"
+            )
+        if unicodedata.category(character) == "Cc":
+            raise RowProblem(f"{name} holds a control character ({code})")
+    return value
 
 
 def number(values: Mapping[str, Any], names: Names) -> float | None:

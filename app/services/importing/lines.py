@@ -32,6 +32,7 @@ class Limits:
 
     file_bytes: int = 2_000_000_000  # as it comes, and again when decompressed
     line_bytes: int = 4_000_000  # all that is held of a file at a time
+    blank_lines: int = 10_000  # in a row; they cost time and say nothing
     gzip_ratio: int = 200  # text compresses 3 to 30 times; beyond this it is made to burst
     gzip_allowance: int = 16_000_000  # bytes for which the ratio does not matter yet
 
@@ -46,6 +47,14 @@ class Line:
     text: str  # with its line feed
 
 
+def check_size(file: BinaryIO, limits: Limits, problems: Problems) -> None:
+    """Raises ImportRefused for a file that is larger than the limit, before any of it is read."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if size > limits.file_bytes:
+        problems.stop(None, f"the file has {size:,} bytes; at most {limits.file_bytes:,} are taken")
+
+
 def read_lines(file: BinaryIO, limits: Limits, problems: Problems) -> Iterator[Line]:
     """The file's lines. What is not UTF-8 or holds a NUL is noted and patched, so that the reading
     goes on to the next problem; raises ImportRefused where it cannot go on."""
@@ -56,16 +65,19 @@ def read_lines(file: BinaryIO, limits: Limits, problems: Problems) -> Iterator[L
     if not head:
         problems.stop(None, "the file is empty")
     _check_text(head, problems)
-    if size > limits.file_bytes:
-        problems.stop(None, f"the file has {size:,} bytes; at most {limits.file_bytes:,} are taken")
     zipped = head.startswith(GZIP)
     allowed = limits.unpacked(size) if zipped else limits.file_bytes
     stream: BinaryIO = gzip.GzipFile(fileobj=file, mode="rb") if zipped else file  # type: ignore[assignment]
-    offset = number = 0
+    offset = number = blank = 0
     while data := _read_line(stream, limits, problems, number + 1):
         number += 1
         if zipped and number == 1:
             _check_text(data, problems)
+            if data.startswith(GZIP):
+                problems.stop(None, "a gzip file in another one; unpack it once")
+        blank = 0 if data.strip() else blank + 1
+        if blank > limits.blank_lines:
+            problems.stop(number, f"more than {limits.blank_lines:,} blank lines in a row")
         if len(data) > limits.line_bytes:
             problems.stop(number, f"is longer than {limits.line_bytes:,} bytes")
         if offset + len(data) > allowed:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MAGIC = b"PAR1"
-ROWS = 64  # that are decoded at a time: a file may say one long text for millions of rows
+ROWS = 32  # that are decoded at a time: a file may say one long text for millions of rows
 COPIED = 1 << 20
 
 
@@ -50,9 +50,8 @@ def parquet_rows(
     problems.place = "row"
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    if size > limits.file_bytes:
-        problems.stop(None, f"the file has {size:,} bytes; at most {limits.file_bytes:,} are taken")
-    number = 0
+    allowed = limits.unpacked(size)
+    number = characters = 0
     with _plain(file, size, limits, problems) as plain:
         try:
             opened = parquet.ParquetFile(plain, buffer_size=COPIED, pre_buffer=False)
@@ -71,8 +70,19 @@ def parquet_rows(
                     except RowProblem as problem:
                         problems.add(number, str(problem))
                         continue
+                    except UnicodeDecodeError as error:
+                        byte = error.object[error.start]
+                        problems.add(number, f"holds text that is not UTF-8: byte 0x{byte:02x}")
+                        continue
+                    characters += _characters(values)
+                    if characters > allowed:
+                        problems.stop(
+                            number,
+                            f"the file is far larger than it looks: {size:,} bytes hold more than "
+                            f"{allowed:,} characters",
+                        )
                     yield number, values
-        except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError, OverflowError) as error:
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             reason = " ".join(str(error).split())[:200]
             problems.stop(number + 1, f"the Parquet file is damaged from here on ({reason})")
 
@@ -169,3 +179,12 @@ def _value(name: str, value: Any, limits: Limits) -> Any:
     if isinstance(value, Decimal):
         return str(value)
     return value
+
+
+def _characters(value: Any) -> int:
+    """How much text there is in a row."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(_characters(item) for item in value.values())
+    return sum(_characters(item) for item in value) if isinstance(value, list) else 0

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from app.services.preparation.pii.span import Span, before
-from app.services.preparation.pii.words import KNOWN, NO_NAMES
+from app.services.preparation.pii.words import COMPANIES, KNOWN, NO_NAMES
 
 _UPPER = "A-ZÀ-ÖØ-ÞĀĂĄĆČĎĐĒĘĚĞĢĪİĶŁĻŃŅŇŌŐŒŔŘŚŠŞŢŤŪŮŰŹŻŽ"
 _ONE = rf"[{_UPPER}](?:[\w'’-]*\w)?(?<!['’]s)"
@@ -87,7 +87,7 @@ def _trim(found: str) -> str:
     words = found.split()
     if words[0].lower() in NO_NAMES or (len(words) == 1 and found.isupper() and len(found) > 1):
         return ""
-    if any(word.lower().strip(".,") in KNOWN for word in words):
+    if any(word.lower().strip(".,") in KNOWN | COMPANIES for word in words):
         return ""
     for place, word in enumerate(words):
         if word.lower() in NO_NAMES:

@@ -30,19 +30,23 @@ _CARD = re.compile(
     r"|3(?:0[0-5]|[689]\d)\d{11}|6(?:011|5\d\d|4[4-9]\d|2\d\d)\d{12}|35\d{14})"
 )
 _CALL = re.compile(
-    r"(?:phone|tel|telephone|mobile|cell|call|fax|whatsapp|text|sms|ring|reach|dial|contact|number"
-    r"|handy|telefon|mobil|rufen|nummer|téléphone|portable|appel\w*|teléfono|móvil|llám\w*"
-    r"|telefono|cellulare|telefone|celular|ph|mob|t)\b[^\d\n]{0,30}$"
+    r"\b(?:phone|tel|telephone|mobile|cell(?:phone)?|landline|call|fax|whatsapp|text|sms|ring|reach|dial"
+    r"|handy|telefon|mobil|festnetz|rufen|bel|telefoon|téléphone|portable|appel\w*|teléfono|móvil"
+    r"|llám\w*|telefono|cellulare|chiam\w*|telefone|celular|lig\w*|ph|mob|t)\b[^\d\n]{0,30}$"
 )
+# Also said of what is no telephone, so that the word before decides.
+_MAYBE = re.compile(r"\b(?:contact|number|nummer|numero|número|numéro)\b[^\d\n]{0,20}$")
 _NO_CALL = re.compile(
     r"(?:isbn|issn|order|invoice|ticket|serial|model|part|version|tracking|case|sku|item|ref"
     r"|reference|account|product|code|patent|doi|id|lot|batch|parcel|shipment|upc|ean|barcode"
-    r"|article|no\.|nr\.|#|population|score|seed|timestamp|coordinates|flight|claim|policy)"
+    r"|article|form|no\.|nr\.|#|population|score|seed|timestamp|coordinates|flight|claim|policy)"
     r"[^\w\n]*(?:number|no|is|was|num|id|nr)?[^\w\n]*(?:is|was)?[^\w\n]*$"
 )
 _NORTH_AMERICA = re.compile(r"(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])[2-9]\d\d[ .-]\d{4}")
 _LOCAL = re.compile(r"[2-9]\d\d[ .-]\d{4}")
 _FICTION = re.compile(r"555[ .-]?01\d\d$|^555[ .-]?\d{4}$")
+_DOTTED = re.compile(r"^\d{1,3}(?:\.\d{1,3}){3}$")  # of the internet
+_NINE = re.compile(r"^\d{3}-\d\d-\d{4}$")  # of social security, valid or not
 _REGIONS = (
     "US",
     "GB",
@@ -115,11 +119,13 @@ def find_long_numbers(text: str) -> Iterator[Span]:
 
 
 def _is_phone(written: str, context: str) -> bool:
-    if _FICTION.search(written) or _SSN.fullmatch(written):
+    if any(rule.search(written) for rule in (_FICTION, _DOTTED, _NINE)):
         return False
     called = _CALL.search(context) is not None
-    if not called and _NO_CALL.search(context):
-        return False
+    if not called:
+        if _NO_CALL.search(context):
+            return False
+        called = _MAYBE.search(context) is not None
     if written.startswith("+") or (written.startswith("00") and called):
         return _valid("+" + written.lstrip("+0"), None)
     if _NORTH_AMERICA.fullmatch(written):

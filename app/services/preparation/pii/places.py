@@ -19,8 +19,8 @@ _ENGLISH = re.compile(
     r"(?:,?\s+[A-Z]{2})?(?:,?\s+(?:\d{5}(?:-\d{4})?|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}))?(?!\w)"
 )
 _GERMAN = re.compile(
-    rf"\b(?:[{_UPPER}][\wäöüß-]*(?:straße|strasse|str\.|weg|platz|allee|gasse|ring|damm|ufer)"
-    rf"|(?:{_WORD}\s+){{1,2}}(?:Straße|Strasse|Str\.|Weg|Platz|Allee|Gasse|Ring|Damm|Ufer))"
+    rf"\b(?:[{_UPPER}][\wäöüß-]*(?:straße|strasse|str\.|weg|platz|allee|gasse|ring|damm|ufer|straat|laan|plein|gracht|kade)"
+    rf"|(?!(?:Der|Die|Das|Dem|Den|Ein|Kein)\s)(?:{_WORD}\s+){{1,2}}(?:Straße|Strasse|Str\.|Weg|Platz|Allee|Gasse|Ring|Damm|Ufer))"
     rf"\s+\d{{1,4}}\s?[a-z]?(?!\w)(?:,?\s+(?:[A-Z]{{1,2}}-)?\d{{4,5}}\s+{_WORD})?"
 )
 _FRENCH = re.compile(
@@ -41,16 +41,22 @@ _FAMOUS = re.compile(
     r"|4 Privet|12 Grimmauld|124 Conch|42 Wallaby|1 Infinite|30 Rockefeller|11 Wall|1 Hacker"
     r"|1313 Webfoot|1313 Mockingbird|55 rue du Faubourg)"
 )
-# `In 2019 Main Street …`, `top 10 Wall Street …`: no house number.
+# `In 2019 Main Street …`, `the 50 Best Way …`: no house number.
 _NO_NUMBER = re.compile(
-    r"(?:\bin|\bsince|\bby|\btop|\bbest|\bthe|\bof|\bfrom|\buntil|\bevery|\blevel|\bchapter|\bstep"
-    r"|\bpage|\bthese|\bfirst|\blast|\bnext|\bversion)\s+$"
+    r"\b(?:the|top|best|of|every|level|chapter|step|page|these|first|last|next|version)\s+$"
 )
+_YEAR = re.compile(r"\b(?:in|since|by|from|until|of|after|before)\s+(?:1[89]|20)\d\d\s$")
 
 
 def find_addresses(text: str) -> Iterator[Span]:
     for rule in (_ENGLISH, _GERMAN, _FRENCH, _SPANISH, _BOX):
         for match in rule.finditer(text):
-            counted = rule is _ENGLISH and _NO_NUMBER.search(before(text, match.start(), 20))
+            counted = rule is _ENGLISH and _counted(text, match.start())
             if not counted and not _FAMOUS.match(match[0]):
                 yield of("address", match)
+
+
+def _counted(text: str, start: int) -> bool:
+    """Whether the number that an English address begins with counts something, or is a year."""
+    year = before(text, start + 5, 20)
+    return bool(_NO_NUMBER.search(before(text, start, 20)) or _YEAR.search(year))

@@ -81,6 +81,14 @@ def test_the_trainer_never_imports_the_app() -> None:
             assert not [other for other in imports(module) if other.startswith("app")], module
 
 
+def test_the_client_needs_nothing_of_the_server() -> None:
+    for path in (ROOT / "plumbline").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in getattr(node, "names", ())]
+            named = [getattr(node, "module", None) or "", *names]
+            assert not {name.partition(".")[0] for name in named} & {"app", "trainer"}, path
+
+
 def test_statistics_and_the_contract_stand_alone() -> None:
     for module in MODULES:
         ours = [m for m in imports(module) if m.partition(".")[0] in {"app", "trainer"}]

@@ -125,3 +125,19 @@ def test_export_writes_a_folder_and_says_what_it_left_out(
     result = run("export", "labeler", *options[:2], "--out", tmp_path / "none")
     assert (result.exit_code, "Name the labeler" in result.stderr) == (1, True)
     assert not (tmp_path / "none").exists()
+
+
+def test_labels_are_imported_and_taken_back(
+    run: Callable[..., Result], fresh_engine: Engine, tmp_path: Path
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"prompt": "Say 1.", "chosen": "One.", "rejected": "No."}))
+    run("study", "create", "A study")
+    done = run("import", "comparisons", pairs, "--study", "a-study")
+    assert "1 comparisons read, 1 stored" in done.output
+    assert "This is import 1" in done.output
+    undone = run("undo-import", 1, "--study", "a-study")
+    assert undone.exit_code == 0, undone.output
+    with Session(fresh_engine) as session:
+        assert session.scalar(select(func.count()).select_from(Ranking)) == 0
+    assert run("undo-import", 1, "--study", "a-study").exit_code == 1

@@ -1,4 +1,4 @@
-"""Importing a file of prompts or completions: its report, or the list of its problems."""
+"""Importing a file: its report, or the list of its problems; and undoing an import."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ from starlette.datastructures import UploadFile
 
 from app.config import get_settings
 from app.db import DbSession
-from app.errors import DomainError, Invalid
+from app.errors import Conflict, DomainError, Invalid
 from app.models import Study
 from app.render import page
 from app.routes.deps import CurrentUser, ResearcherStudy
 from app.services import imports
+from app.services.import_undo import undo_import
 from app.services.imports import IMPORTERS, ImportRefused
+
+KINDS = {
+    "prompts": "Prompts",
+    "completions": "Completions of other systems, for prompts that are here",
+    "demonstrations": "Demonstrations: prompts with the completion to learn from",
+    "comparisons": "Comparisons: chosen and rejected completions",
+    "rankings": "Rankings of several completions",
+}
 
 router = APIRouter(prefix="/studies/{slug}/import")
 
@@ -77,6 +86,16 @@ def import_file(
     return _show(request, session, study, kind=upload.kind, report=report)
 
 
+@router.post("/{import_id}/undo")
+def undo(request: Request, session: DbSession, study: ResearcherStudy, import_id: int) -> Response:
+    """Delete what the import brought, or say what depends on it."""
+    try:
+        record = undo_import(session, study, import_id)
+    except Conflict as error:
+        return _show(request, session, study, error=str(error))
+    return _show(request, session, study, kind=record.kind, undone=record.file_name)
+
+
 def _show(
     request: Request,
     session: DbSession,
@@ -85,15 +104,20 @@ def _show(
     kind: str = "",
     report: imports.ImportReport | None = None,
     refused: ImportRefused | None = None,
+    error: str = "",
+    undone: str = "",
 ) -> Response:
     earlier = imports.imports_of(session, study)
-    has_prompts = any(record.kind == "prompts" for record, _ in earlier)
+    has_prompts = any(record.kind == "prompts" and not record.undone_at for record, _ in earlier)
     context: dict[str, Any] = {
         "study": study,
+        "kinds": KINDS,
         "kind": kind or ("completions" if has_prompts else "prompts"),
         "report": report,
         "refused": refused,
         "earlier": earlier,
+        "error": error,
+        "undone": undone,
     }
-    status = 200 if refused is None else refused.status
+    status = refused.status if refused else (Conflict.status if error else 200)
     return page(request, "data/import.html", context, status=status)

@@ -211,6 +211,30 @@ def test_a_file_is_imported_and_reported(
     assert "prompts.jsonl.gz" in client.get(f"/studies/{study.slug}/import").text
 
 
+def test_an_import_is_undone_on_its_page(
+    session: Session, client: TestClient, study: Study
+) -> None:
+    here = f"/studies/{study.slug}/import"
+    row = {"prompt": "Say 1.", "chosen": "One.", "rejected": "No."}
+    done = upload(client, study, "comparisons", jsonl(row), "pairs.jsonl")
+    assert "1 comparisons read, 1 stored, 0 duplicates" in text_of(done.text)
+    record = session.scalars(select(Import)).one()
+    page = client.post(f"{here}/{record.id}/undo")
+    assert page.status_code == 200
+    assert "pairs.jsonl is undone: what it brought is gone." in text_of(page.text)
+    assert f"{record.id}/undo" not in page.text
+    assert session.scalars(select(Prompt)).all() == []
+    assert client.post(f"{here}/{record.id}/undo").status_code == 409
+    assert client.post(f"{here}/{record.id + 1}/undo").status_code == 404
+
+    upload(client, study, "prompts", jsonl({"prompt": "Say 2."}), "prompts.jsonl")
+    prompt = session.scalars(select(Prompt)).one()
+    make.make_demonstration_batch(session, study, [prompt])
+    refused = client.post(f"{here}/{prompt.import_id}/undo")
+    assert refused.status_code == 409
+    assert "cannot be undone: 1 label tasks ask about its prompts." in text_of(refused.text)
+
+
 def test_a_bad_file_is_listed_and_the_choice_kept(
     session: Session, client: TestClient, study: Study
 ) -> None:

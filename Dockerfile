@@ -8,9 +8,10 @@ WORKDIR /plumbline
 
 # The packages first: they change more rarely than the code.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN mkdir app trainer && touch app/__init__.py trainer/__init__.py \
+RUN mkdir app plumbline trainer && touch app/__init__.py plumbline/__init__.py trainer/__init__.py \
  && pip install --no-cache-dir -c constraints.txt -e ".${TRAIN:+[train]}"
 COPY app app
+COPY plumbline plumbline
 COPY trainer trainer
 COPY templates templates
 COPY migrations migrations

@@ -23,7 +23,7 @@ from app.models import (
 )
 from app.services.preparation.near_index import BUCKET, NearIndex
 from app.services.preparation.sifting import Preparation
-from app.services.preparation.sketches import bands, jaccard, shingles
+from app.services.preparation.sketches import BANDS, bands, jaccard, shingles
 from app.services.preparation.texts import (
     comparison_form,
     count_tokens,
@@ -86,17 +86,17 @@ def test_near_texts_share_a_band_and_others_do_not() -> None:
         found += bool(mine & set(bands(shingles(" ".join(other)))))
         strangers += bool(mine & set(bands(shingles(" ".join(draw.choices(words, k=60))))))
     assert found >= 480
-    assert strangers == 0
+    assert strangers <= 5
 
 
 def test_the_index_finds_what_was_added_and_bounds_its_buckets() -> None:
     draw = random.Random(5)
     index = NearIndex()
-    sketches = [[draw.randrange(-(2**31), 2**31) for _ in range(8)] for _ in range(5_000)]
+    sketches = [[draw.randrange(-(2**31), 2**31) for _ in range(BANDS)] for _ in range(5_000)]
     for sketch in sketches:
         index.add(sketch)
     assert all(index.near(sketch)[0] == number for number, sketch in enumerate(sketches))
-    assert index.near([draw.randrange(-(2**31), 2**31) for _ in range(8)]) == []
+    assert index.near([draw.randrange(-(2**31), 2**31) for _ in range(BANDS)]) == []
     for _ in range(100):
         last = index.add(sketches[0])
     assert last == 5_099

@@ -1,6 +1,6 @@
 """The sketches of a study's prompts in memory, for an import that compares each with all of them.
 
-8 bytes an entry in open addressing, a table a band: 1,000,000 prompts take 85 to 160 MB, however
+8 bytes an entry in open addressing, a table a band: 1,000,000 prompts take 60 to 96 MB, however
 long their texts are. A bucket holds at most BUCKET entries, so that a million prompts of one
 template cost no more than a million others.
 """
@@ -31,7 +31,7 @@ class NearIndex:
         """Take a prompt in; its number."""
         number = self._size
         for table, band in zip(self._tables, bands, strict=True):
-            table.add(band, number)
+            table.add(band & 0xFFFFFFFF, number)
         self._size += 1
         return number
 
@@ -39,7 +39,7 @@ class NearIndex:
         """Numbers of prompts with a band in common, the most common bands first."""
         votes: dict[int, int] = {}
         for table, band in zip(self._tables, bands, strict=True):
-            for number in table.find(band):
+            for number in table.find(band & 0xFFFFFFFF):
                 votes[number] = votes.get(number, 0) + 1
         return sorted(votes, key=lambda number: (-votes[number], number))
 
@@ -54,7 +54,6 @@ class _Table:
     def add(self, key: int, number: int) -> None:
         if self._used >= FULL * len(self._entries):
             self._grow()
-        key &= 0xFFFFFFFF
         self._used += self._put(self._entries, key, key << 32 | number)
 
     @staticmethod
@@ -82,12 +81,15 @@ class _Table:
         self._entries = entries
 
     def find(self, key: int) -> list[int]:
-        key &= 0xFFFFFFFF
         entries = self._entries
         place = key * len(entries) >> 32
+        found = entries[place]
+        if not found:  # most often
+            return []
         numbers = []
-        while found := entries[place]:
+        while found:
             if (found - 1) >> 32 == key:
                 numbers.append((found - 1) & 0xFFFFFFFF)
             place = place + 1 if place + 1 < len(entries) else 0
+            found = entries[place]
         return numbers

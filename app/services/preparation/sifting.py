@@ -164,7 +164,7 @@ class Preparation:
             self._session,
             PromptSketch,
             ["prompt_id", "study_id", "prefix", "bands"],
-            ((key, self._study.id, made.prefix, list(made.bands)) for made, key in stored),
+            ((key, self._study.id, made.prefix, _array(made.bands)) for made, key in stored),
         )
 
     def _sketch(self, row: PromptRow) -> _Sketch:
@@ -355,6 +355,11 @@ class Preparation:
             for prompt_id, text in rows:
                 form = comparison_form(text)
                 prefix = prefix_hash(form, self.settings.prefix_characters)
-                made.append((prompt_id, self._study.id, prefix, bands(shingles(form))))
+                made.append((prompt_id, self._study.id, prefix, _array(bands(shingles(form)))))
             columns = ["prompt_id", "study_id", "prefix", "bands"]
             copy_rows(self._session, PromptSketch, columns, made)
+
+
+def _array(numbers: Sequence[int]) -> str:
+    """As COPY takes it: much faster than the driver's own."""
+    return "{" + ",".join(map(str, numbers)) + "}"

@@ -3,7 +3,7 @@
 A text's shingles are its pairs of neighbouring words, hashed to points on a circle. A minimum is
 the first point at or after a fixed place; two texts share it with the probability of their Jaccard
 similarity s. BANDS bands of ROWS minima each: a pair agrees in some band, and so is looked at, with
-about 1 - (1 - s**ROWS)**BANDS: 0.99 at s = 0.8, 0.06 at s = 0.3. Walking around the circle makes
+about 1 - (1 - s**ROWS)**BANDS: 0.99 at s = 0.8, 0.15 at s = 0.3. Walking around the circle makes
 all minima from one sort, so a sketch costs what hashing the words costs.
 
 Sketches are stored: a change of the hash or of a constant here asks for new ones.
@@ -17,8 +17,8 @@ from bisect import bisect_left
 from collections.abc import Set
 from zlib import crc32
 
-BANDS = 8
-ROWS = 4
+BANDS = 6
+ROWS = 3
 
 # Words; scripts without spaces by the character; and signs, for `5 < 3` is not `5 > 3`. The marks
 # of sentences are not compared.

@@ -8,7 +8,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
-LANGUAGE_CHARACTERS = 400  # enough to tell; the rest costs time only
+LANGUAGE_CHARACTERS = 200  # enough to tell; the rest costs time only
 
 
 def comparison_form(text: str) -> str:

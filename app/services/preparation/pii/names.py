@@ -61,7 +61,36 @@ _NEAR = re.compile(
     r"|cousin|uncle|aunt|niece|nephew|fiancée?),?(?: is)?(?: named| called)?[ \t]+"
     rf"(?P<name>{_ANY})"
 )
-_RULES = (_SELF, _SIGNED, _TITLE, _DEAR, _ABOUT, _NEAR)
+# Each rule with what a text must hold for it: looking for that is ten times as fast.
+_KIN = ("y friend", "y best friend", "ur friend", "y boss", "wife", "husband", "brother", "sister")
+_KIN += (
+    "y son",
+    "ur son",
+    "daughter",
+    "mother",
+    "father",
+    "eighbo",
+    "colleague",
+    "worker",
+    "fianc",
+)
+_KIN += ("landlord", "girlfriend", "boyfriend", "roommate", "cousin", "uncle", "aunt", "niece")
+_KIN += ("nephew",)
+_RULES = (
+    (_SELF, ("ame", "alled", "all me", "ei", "appelle", "om est", "nombre", "hiamo", "nome", "hamo",
+             "heet", "naam", "heter", "lamo")),
+    (_SIGNED, ("egards", "incerely", "ours", "est", "heers", "hanks", "ove", "igned", "Grüßen",
+               "ordialement", "aludos", "tentamente")),
+    (_TITLE, ("Mr", "Ms", "Mx", "Dr", "Prof", "Miss", "Doctor", "Herr", "Frau", "Monsieur",
+              "Madame", "Señor", "Signor", "Senhor")),
+    (_DEAR, ("Dear", "Hi", "Hello", "Hey")),
+    (_ABOUT, ("I am", "I'm", "I’m", "his is", "t is", "ch bin", "e suis", "oy ", "ono ", "atient",
+              "mployee", "ustomer", "lient", "enant", "andidate", "pplicant", "tudent", "efendant",
+              "laintiff", "ontact", "ttn", "ecipient", "ender", "ardholder", "ccount holder",
+              "anager", "eacher", "artner", "octor", "awyer", *_KIN)),
+    (_NEAR, _KIN),
+)  # fmt: skip
+_CAPITAL = re.compile(rf"[\s.][{_UPPER}]")
 
 # `Product name: …`, and names in a story that is told or asked for.
 _NOT_ASKED = re.compile(
@@ -73,7 +102,11 @@ _NOT_ASKED = re.compile(
 
 
 def find_names(text: str) -> Iterator[Span]:
-    for rule in _RULES:
+    if _CAPITAL.search(text) is None:
+        return
+    for rule, cues in _RULES:
+        if not any(cue in text for cue in cues):
+            continue
         for match in rule.finditer(text):
             group = "name" if match["name"] else "called"
             start, end = match.span(group)

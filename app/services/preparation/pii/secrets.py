@@ -27,9 +27,35 @@ _TOKENS = re.compile(
     r"|hf_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{36}|pypi-[\w-]{40,}|dop_v1_[a-f0-9]{64}"
     r"|SG\.[\w-]{16,}\.[\w-]{16,}|EAA[A-Za-z0-9]{60,}"
     r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}"
-    r"|\d{8,10}:[A-Za-z0-9_-]{35}(?![\w-])"
+    r"|\d{8,10}:AA[A-Za-z0-9_-]{33}(?![\w-])"
     r")"
 )
+_MAKERS = (
+    "sk-",
+    "_live_",
+    "_test_",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "github_pat_",
+    "glpat-",
+)
+_MAKERS += (
+    "AKIA",
+    "ASIA",
+    "AIza",
+    "ya29.",
+    "xox",
+    "xapp-",
+    "hf_",
+    "npm_",
+    "pypi-",
+    "dop_v1_",
+    "SG.",
+)
+_MAKERS += ("EAA", "eyJ", ":AA")
 _PRIVATE = re.compile(
     r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----.*?(?:-----END (?:[A-Z0-9]+ )*PRIVATE KEY-----|\Z)",
     re.DOTALL,
@@ -42,6 +68,11 @@ _NAMED = re.compile(
 )
 _BEARER = re.compile(r"(?i)\bbearer\s+(?P<value>[A-Za-z0-9._~+/-]{20,}=*)")
 _LOGIN = re.compile(r"\b[a-z][a-z0-9+.-]{1,15}://[^\s/:@]{1,64}:(?P<value>[^\s/@]{3,128})@[^\s/]")
+_SAID = (
+    (_NAMED, ("key", "secret", "token", "pass", "pwd", "kennwort", "contraseña")),
+    (_BEARER, ("bearer",)),
+    (_LOGIN, ("://",)),
+)
 _PLACEHOLDER = re.compile(
     r"(?i)example|placeholder|your|my[_-]?(?:secret|password|key|token)|change[_-]?me|dummy|sample"
     r"|x{4,}|\*{3,}|\.{3}|^[<{$%\[(]|[>}\])]$|environ|getenv|process\.|config|^(?:none|null|true"
@@ -62,14 +93,15 @@ def find_keys(text: str) -> Iterator[Span]:
     A value that is said to be one counts if it is no placeholder and holds a digit, or letters of
     both cases or a sign within: `the password is wrong` holds none.
     """
-    for match in _TOKENS.finditer(text):
+    for match in _TOKENS.finditer(text) if any(maker in text for maker in _MAKERS) else ():
         if not _PLACEHOLDER.search(match[0]) and _mixed(match[0]):
             yield of("key", match)
     if "PRIVATE KEY" in text:
         for match in _PRIVATE.finditer(text):
             yield of("key", match)
-    for rule in (_NAMED, _BEARER, _LOGIN):
-        for match in rule.finditer(text):
+    lower = text.lower()
+    for rule, cues in _SAID:
+        for match in rule.finditer(text) if any(cue in lower for cue in cues) else ():
             value = match["value"].rstrip(".!?)]}>")
             if not _PLACEHOLDER.search(match["value"]) and len(value) >= 3 and _mixed(value):
                 start = match.start("value")

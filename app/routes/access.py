@@ -170,10 +170,7 @@ def _operations() -> list[dict[str, Any]]:
                     "file": "application/octet-stream" in body,
                     "body": schema.get("properties", {}),
                     "required": schema.get("required", []),
-                    "answers": [
-                        (code, answer["description"])
-                        for code, answer in operation["responses"].items()
-                    ],
+                    "answer": min(operation["responses"]),
                 }
             )
     return found

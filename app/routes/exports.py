@@ -6,16 +6,17 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request
-from fastapi.responses import FileResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 from starlette.datastructures import FormData
 
 from app import storage
 from app.db import DbSession
-from app.errors import DomainError, Invalid
+from app.errors import DomainError, Invalid, NotFound
 from app.models import Export, ExportFormat, ExportKind, ExportState, Split, Study
 from app.render import page
 from app.routes.deps import CurrentUser, ResearcherStudy
 from app.services import exports, withdrawals
+from app.services.exporting.archive import zipped
 from app.services.exporting.card import left_out_sentences
 from app.services.exporting.query import ExportQuery
 from app.services.members import find_user
@@ -128,6 +129,21 @@ def send_file(study: Study, export: Export, name: str) -> FileResponse:
     path = storage.fetch(exports.file_url(export, name))
     short = f"{study.slug}-{export.kind.value}-{export.id}-{name.rpartition('/')[2]}"
     return FileResponse(path, filename=short, media_type="application/octet-stream")
+
+
+@router.get("/{export_id}/all.zip")
+def download_all(session: DbSession, study: ResearcherStudy, export_id: ExportId) -> Response:
+    """All files of a ready export. Raises NotFound for one that has none yet."""
+    export = exports.find_export(session, study, export_id)
+    name = f"{study.slug}-{export.kind.value}-{export.id}"
+    files = [
+        (f"{name}/{each}", storage.fetch(exports.file_url(export, each)))
+        for each in exports.file_names(export)
+    ]
+    if not files:
+        raise NotFound("This export is not ready.")
+    headers = {"Content-Disposition": f'attachment; filename="{name}.zip"'}
+    return StreamingResponse(zipped(files), media_type="application/zip", headers=headers)
 
 
 @router.post("/{export_id}/delete")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from datetime import timedelta
 
 import pytest
@@ -46,6 +48,8 @@ def test_asked_for_made_downloaded_deleted(client: TestClient, db: Session) -> N
     assert response.status_code == 303
     page = client.get("/studies/alpha/exports")
     assert "waits for the worker" in page.text
+    here = f"/studies/alpha/exports/{only_export(db).id}"
+    assert client.get(f"{here}/all.zip").status_code == 404
     assert 'hx-trigger="every 2s"' in page.text
 
     background.make_export(only_export(db).id)
@@ -59,6 +63,13 @@ def test_asked_for_made_downloaded_deleted(client: TestClient, db: Session) -> N
     assert rows.headers["content-disposition"].startswith("attachment")
     assert len([json.loads(line) for line in rows.text.splitlines()]) == 2
     assert client.get(f"{here}/manifest.json").json()["rows"] == 2
+    archive = client.get(f"/studies/alpha/exports/{export.id}/all.zip")
+    with zipfile.ZipFile(io.BytesIO(archive.content)) as packed:
+        assert packed.testzip() is None
+        top = f"alpha-sft-{export.id}"
+        names = ["manifest.json", "jsonl/README.md", "jsonl/train.jsonl"]
+        assert packed.namelist() == [f"{top}/{name}" for name in names]
+        assert packed.read(f"{top}/jsonl/train.jsonl") == rows.content
     for name in ("jsonl/../../secret", "parquet/train.parquet", "..%2f..%2fx"):
         assert client.get(f"{here}/{name}").status_code == 404
 

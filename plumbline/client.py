@@ -4,7 +4,7 @@
 
     with Plumbline("http://127.0.0.1:8000", token="plumb_…", study="my-study") as plumbline:
         plumbline.import_prompts([{"prompt": "Name three colors.", "user": "ann"}])
-        train = [prompt.id for prompt in plumbline.prompts(split="train")]
+        train = [p.id for p in plumbline.prompts(split="train", usable=True)]
         batch = plumbline.ask_for_demonstrations("first prompts", prompts=train)
         plumbline.wait_for_labels(batch.id)
         export = plumbline.export("sft", freeze=True)
@@ -72,7 +72,7 @@ class Prompt(_Answer):
     split: str
     external_id: str | None
     use_case: str | None
-    withdrawn: bool
+    usable: bool  # neither withdrawn nor held back for personal data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +152,11 @@ class Plumbline:
         params = {"name": name or "rows.jsonl"}
         return ImportReport.of(self._send("POST", path, content=lines, params=params))
 
-    def prompts(self, *, split: str | None = None) -> Iterator[Prompt]:
-        """All prompts, fetched a page at a time."""
-        params: dict[str, Any] = {"limit": 1_000} | ({"split": split} if split else {})
+    def prompts(self, *, split: str | None = None, usable: bool = False) -> Iterator[Prompt]:
+        """All prompts, or those that may be worked on, fetched a page at a time."""
+        params: dict[str, Any] = {"limit": 1_000, "usable": usable}
+        if split is not None:
+            params["split"] = split
         while True:
             page = self._send("GET", "/prompts", params=params)
             yield from map(Prompt.of, page["items"])

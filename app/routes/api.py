@@ -38,6 +38,7 @@ from app.services.batch_progress import batch_progress, batches_with_progress
 from app.services.batches import create_demonstration_batch
 from app.services.exporting.query import ExportQuery
 from app.services.members import find_user
+from app.services.usable import usable_prompt
 
 PREFIX = "/api/v1"
 IN_MEMORY = 1_000_000  # bytes of an uploaded file; the rest goes to the disk
@@ -164,12 +165,17 @@ def list_prompts(
     after: Annotated[str, Query(description="`next` of the page before.")] = "",
     limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
     split: Split | None = None,
+    usable: Annotated[
+        bool, Query(description="Only what is neither withdrawn nor held back.")
+    ] = False,
 ) -> PromptPage:
     if after and not (after.isascii() and after.isdecimal() and len(after) < 19):
         raise Invalid("The cursor is none that a page gave.")
     query = select(Prompt).where(Prompt.study_id == given.study.id, Prompt.id > int(after or 0))
     if split is not None:
         query = query.where(Prompt.split == split)
+    if usable:
+        query = query.where(usable_prompt())
     found = list(session.scalars(query.order_by(Prompt.id).limit(limit + 1)))
     more = len(found) > limit
     return PromptPage(

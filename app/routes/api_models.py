@@ -26,6 +26,7 @@ from app.models import (
 )
 from app.services import exports
 from app.services.batch_progress import BatchProgress
+from app.services.usable import HELD
 
 
 class StudyOut(BaseModel):
@@ -59,7 +60,7 @@ class PromptOut(BaseModel):
     split: Split
     external_id: str | None
     use_case: UseCase | None
-    withdrawn: bool
+    usable: bool = Field(description="Neither withdrawn nor held back for personal data.")
     created_at: datetime
 
     @classmethod
@@ -70,7 +71,7 @@ class PromptOut(BaseModel):
             split=prompt.split,
             external_id=prompt.external_id,
             use_case=prompt.use_case,
-            withdrawn=prompt.withdrawn_at is not None,
+            usable=prompt.withdrawn_at is None and prompt.pii_state not in HELD,
             created_at=prompt.created_at,
         )
 

@@ -12,7 +12,17 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app import background
-from app.models import ApiToken, Export, Membership, Role, Study, TokenScope, User
+from app.models import (
+    ApiToken,
+    Export,
+    Membership,
+    PiiState,
+    Prompt,
+    Role,
+    Study,
+    TokenScope,
+    User,
+)
 from app.services import api_tokens, people
 from tests import factories as make
 from tests.routes.conftest import sign_in
@@ -108,7 +118,7 @@ def test_reading_tokens_do_not_write(client: TestClient, token: Any) -> None:
         )
 
 
-def test_prompts_in_and_out_by_the_page(client: TestClient, token: Any) -> None:
+def test_prompts_in_and_out_by_the_page(client: TestClient, db: Session, token: Any) -> None:
     writes = token("write")
     lines = [{"prompt": f"Prompt {i}: say it.", "prompt_id": f"p{i}"} for i in range(5)]
     body = "\n".join(json.dumps(line) for line in lines)
@@ -125,6 +135,12 @@ def test_prompts_in_and_out_by_the_page(client: TestClient, token: Any) -> None:
         cursor = page["next"]
     assert found == ["p0", "p1", "p2", "p3", "p4"]
     assert cursor is None
+    first = db.scalars(select(Prompt).order_by(Prompt.id).limit(1)).one()
+    first.pii_state = PiiState.held
+    db.commit()
+    usable = client.get(f"{HERE}/prompts?usable=true", headers=writes).json()["items"]
+    assert [prompt["external_id"] for prompt in usable] == ["p1", "p2", "p3", "p4"]
+    assert not client.get(f"{HERE}/prompts", headers=writes).json()["items"][0]["usable"]
     assert client.get(f"{HERE}/prompts?after=x", headers=writes).status_code == 422
 
     broken = client.post(f"{HERE}/imports/prompts", headers=writes, content=b'{"prompt": \n')

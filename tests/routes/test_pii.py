@@ -1,0 +1,121 @@
+"""The queue of held prompts, a prompt's preparation and the use cases, over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.models import PiiState, Prompt, Study, UseCase
+from app.services.preparation.sifting import Preparation
+from app.services.prompts import PromptRow, add_prompts
+from tests import factories as make
+from tests.routes.test_data_pages import client as client
+from tests.routes.test_data_pages import sign_in, text_of
+
+TEXT = "My name is Ines <b>Okafor</b>, write to ines@posteo.de."
+
+
+@pytest.fixture
+def study(session: Session, client: TestClient) -> Iterator[Study]:
+    study = make.make_study(session, "A study")
+    make.make_researcher(session, study, "rosa")
+    session.commit()
+    sign_in(client, "rosa")
+    return study
+
+
+def add(session: Session, study: Study, *rows: PromptRow) -> list[Prompt]:
+    added = add_prompts(session, study, rows, preparation=Preparation(session, study))
+    session.commit()
+    return [session.get_one(Prompt, key) for key in added.prompt_ids if key is not None]
+
+
+def test_a_held_prompt_is_redacted_and_held_again(
+    session: Session, client: TestClient, study: Study
+) -> None:
+    [prompt] = add(session, study, PromptRow(text=TEXT))
+    here = f"/studies/{study.slug}"
+    assert "Personal information (1 held)" in text_of(client.get(f"{here}/prompts").text)
+    page = client.get(f"{here}/pii").text
+    assert '<mark title="name">Ines' in page
+    assert "&lt;b&gt;" in page
+    assert "<b>Okafor" not in page
+    spans = prompt.pii_spans or []
+    form = {"decision": "redact", "span": [str(n) for n in range(len(spans))]}
+    done = client.post(f"{here}/pii/{prompt.id}", data=form)
+    assert f"Prompt {prompt.id} was redacted." in text_of(done.text)
+    session.refresh(prompt)
+    assert prompt.text == "My name is [name] <b>Okafor</b>, write to [email]."
+    shown = client.get(f"{here}/prompts/{prompt.id}").text
+    assert "The text as it came" in shown
+    assert "ines@posteo.de" in shown  # to researchers only
+    client.post(f"{here}/pii/{prompt.id}/undo")
+    session.refresh(prompt)
+    assert (prompt.pii_state, prompt.text) == (PiiState.held, TEXT)
+
+
+def test_what_cannot_be_decided_comes_back_with_the_reason(
+    session: Session, client: TestClient, study: Study
+) -> None:
+    [prompt] = add(session, study, PromptRow(text=TEXT))
+    here = f"/studies/{study.slug}/pii"
+    page = client.post(f"{here}/{prompt.id}", data={"decision": "redact", "also": "<Nobody>"})
+    assert page.status_code == 422
+    assert "“<Nobody>” is not in the prompt." in text_of(page.text)
+    assert "&lt;Nobody&gt;</textarea>" in page.text
+    page = client.post(f"{here}/{prompt.id}", data={"decision": "redact"})
+    assert "Choose at least one passage" in text_of(page.text)
+    assert client.post(f"{here}/{prompt.id}", data={"decision": "drop"}).status_code == 200
+    assert client.post(f"{here}/{prompt.id}", data={"decision": "clear"}).status_code == 409
+    other = make.make_prompt(session, make.make_study(session, "Another"))
+    session.commit()
+    assert client.post(f"{here}/{other.id}", data={"decision": "drop"}).status_code == 404
+
+
+def test_labelers_do_not_see_the_queue(session: Session, client: TestClient, study: Study) -> None:
+    [prompt] = add(session, study, PromptRow(text=TEXT))
+    make.make_labeler(session, study, "lena")
+    session.commit()
+    client.cookies.clear()
+    sign_in(client, "lena")
+    here = f"/studies/{study.slug}/pii"
+    assert client.get(here).status_code == 404
+    assert client.post(f"{here}/{prompt.id}", data={"decision": "clear"}).status_code == 404
+
+
+def test_a_prompts_page_tells_what_it_stands_for(
+    session: Session, client: TestClient, study: Study
+) -> None:
+    text = "Give me ten names for a small bakery in a harbour town that sells bread"
+    first, _ = add(
+        session,
+        study,
+        PromptRow(text=text, user="ann"),
+        PromptRow(text=text.upper(), user="ann", external_id="loud", line=2),
+    )
+    here = f"/studies/{study.slug}/prompts"
+    seen = text_of(client.get(f"{here}/{first.id}").text)
+    assert "Language en Length 20 tokens, 71 characters" in seen
+    assert "Stands for 1 prompt that came later" in seen
+    assert "nearly the same (1.00 of the pairs of words), loud" in seen
+
+
+def test_use_cases_are_tagged_and_stand_beside_the_papers(
+    session: Session, client: TestClient, study: Study
+) -> None:
+    prompts = [make.make_prompt(session, study) for _ in range(4)]
+    session.commit()
+    here = f"/studies/{study.slug}/prompts"
+    for prompt, use_case in zip(prompts, ["chat", "chat", "extract", ""], strict=True):
+        form = {"use_case": use_case}
+        assert client.post(f"{here}/{prompt.id}/use-case", data=form).status_code == 200
+    tagged = session.scalars(select(Prompt.use_case).order_by(Prompt.id)).all()
+    assert tagged == [UseCase.chat, UseCase.chat, UseCase.extract, None]
+    seen = text_of(client.get(here).text)
+    assert "chat 2 66.7 % 8.4 % rewrite 0 0.0 % 6.6 %" in seen
+    bad = client.post(f"{here}/{prompts[0].id}/use-case", data={"use_case": "poetry"})
+    assert bad.status_code == 422

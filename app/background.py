@@ -1,4 +1,4 @@
-"""What the light worker does beside rounds: makes exports, and sends webhooks.
+"""What the light worker does beside rounds: makes exports, imports files, and sends webhooks.
 
 Each takes an id, claims the row, works outside any transaction that others wait for, and writes
 the end into the row. What goes wrong for a known reason is written there in words; what does not
@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from app import storage
 from app.db import get_engine, task_session
 from app.errors import DomainError
-from app.models import Export, Study
-from app.services import exports, webhooks
+from app.models import Export, Study, Upload
+from app.services import exports, uploads, webhooks
 from app.services.exporting.export import write_export
 from app.services.exporting.query import ExportQuery
 
@@ -84,6 +84,36 @@ def _make(export_id: int, attempt: int) -> None:
     except exports.ExportGone:
         storage.remove(uri)
         raise
+
+
+def import_upload(upload_id: int) -> None:
+    """Import upload N if it is due: in one transaction, which the progress is not part of."""
+    with task_session() as session:
+        attempt = uploads.claim(session, upload_id)
+    if attempt is None:
+        return
+    beaten = time.monotonic()
+
+    def beat(bytes_done: int, rows_done: int) -> None:
+        nonlocal beaten
+        if time.monotonic() - beaten >= BEAT_SECONDS:
+            beaten = time.monotonic()
+            with task_session() as session:
+                uploads.beat(session, upload_id, attempt, bytes_done, rows_done)
+
+    try:
+        with task_session() as session:
+            uploads.carry_out(session, upload_id, attempt, beat)
+    except uploads.UploadGone:
+        log.info("upload was taken over or discarded", upload=upload_id)
+        return
+    except DomainError as error:
+        log.info("upload was refused", upload=upload_id, error=str(error)[:500])
+        with task_session() as session:
+            uploads.refuse(session, upload_id, attempt, error)
+    with task_session() as session:
+        uri = session.get_one(Upload, upload_id).uri
+    storage.remove(uri)
 
 
 def deliver_webhook(delivery_id: int) -> None:

@@ -6,7 +6,7 @@ import structlog
 
 from app import background, execution
 from app.db import enqueue, task_session
-from app.services import assignments, exports, rounds, runs, webhooks
+from app.services import assignments, exports, rounds, runs, uploads, webhooks
 from app.worker import celery, stopping
 
 log = structlog.get_logger()
@@ -31,6 +31,12 @@ def make_export(export_id: int) -> None:
     background.make_export(export_id)
 
 
+@celery.task(name="app.tasks.import_upload")  # type: ignore[untyped-decorator]
+def import_upload(upload_id: int) -> None:
+    """Import upload N if it is due."""
+    background.import_upload(upload_id)
+
+
 @celery.task(name="app.tasks.deliver_webhook")  # type: ignore[untyped-decorator]
 def deliver_webhook(delivery_id: int) -> None:
     """Send message N if it is due."""
@@ -47,6 +53,8 @@ def sweep() -> None:
             enqueue(session, "execute_run", run_id)
         for export_id in exports.due(session):
             enqueue(session, "make_export", export_id)
+        for upload_id in uploads.due(session):
+            enqueue(session, "import_upload", upload_id)
         for delivery_id in webhooks.due(session):
             enqueue(session, "deliver_webhook", delivery_id)
     with task_session() as session:

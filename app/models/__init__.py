@@ -24,6 +24,7 @@ from app.models.kinds import (
     SnapshotKind,
     Split,
     TokenScope,
+    UploadState,
     UseCase,
     WebhookEvent,
     WritingStyle,
@@ -71,6 +72,7 @@ from app.models.training import (
     SnapshotPrompt,
     SnapshotRanking,
 )
+from app.models.uploads import Upload
 
 __all__ = [
     "ApiToken",
@@ -131,6 +133,8 @@ __all__ = [
     "Split",
     "Study",
     "TokenScope",
+    "Upload",
+    "UploadState",
     "UseCase",
     "User",
     "Webhook",

@@ -178,6 +178,14 @@ class ExportShape(StrEnum):
     messages = "messages"  # lists of {"role", "content"}
 
 
+class UploadState(StrEnum):
+    waiting = "waiting"  # for somebody to name its columns
+    queued = "queued"
+    running = "running"  # claimed by a worker until lease_until
+    imported = "imported"
+    refused = "refused"  # nothing of it is stored
+
+
 class TokenScope(StrEnum):
     """What a token of the API may do; whoever may write may also read."""
 

@@ -1,23 +1,23 @@
-"""Importing a file: its report, or the list of its problems; and undoing an import."""
+"""Importing a file: a look at its columns, its progress, its report; and undoing an import."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 from starlette.datastructures import UploadFile
 
 from app.config import get_settings
 from app.db import DbSession
 from app.errors import Conflict, DomainError, Invalid
-from app.models import Study
+from app.models import Study, Upload, UploadState
 from app.render import page
 from app.routes.deps import CurrentUser, ResearcherStudy
-from app.services import imports
+from app.services import imports, uploads
 from app.services.import_undo import undo_import
 from app.services.imports import IMPORTERS, ImportRefused
 
@@ -37,12 +37,12 @@ class TooLarge(DomainError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upload:
+class Posted:
     kind: str
     file: UploadFile | None
 
 
-async def uploaded(request: Request) -> AsyncIterator[Upload]:
+async def uploaded(request: Request) -> AsyncIterator[Posted]:
     """The posted file. Raises TooLarge by the declared size, before any of it is read."""
     limit = get_settings().max_upload_bytes
     length = request.headers.get("content-length", "")
@@ -53,7 +53,7 @@ async def uploaded(request: Request) -> AsyncIterator[Upload]:
     async with request.form(max_files=1, max_fields=10) as form:
         file = form.get("file")
         kind = form.get("kind")
-        yield Upload(
+        yield Posted(
             kind=kind if isinstance(kind, str) and kind in IMPORTERS else "prompts",
             file=file if isinstance(file, UploadFile) and file.filename else None,
         )
@@ -65,25 +65,91 @@ def import_form(request: Request, session: DbSession, study: ResearcherStudy) ->
 
 
 @router.post("")
-def import_file(
+def receive_file(
     request: Request,
     session: DbSession,
     study: ResearcherStudy,
     user: CurrentUser,
-    upload: Annotated[Upload, Depends(uploaded)],
+    upload: Annotated[Posted, Depends(uploaded)],
 ) -> Response:
-    """Import the file, or say why not; the chosen kind is kept either way."""
+    """Keep the file and lead to its preview, or say why not; the chosen kind is kept either way."""
     if upload.file is None:
         problem = ImportRefused("The file", ["choose a file first"], 0)
         return _show(request, session, study, kind=upload.kind, refused=problem)
     name = PurePath((upload.file.filename or "").replace("\0", "")).name[:200] or "file"
     try:
-        report = IMPORTERS[upload.kind](
-            session, study, upload.file.file, file_name=name, created_by=user
+        kept = uploads.receive(
+            session, study, upload.kind, upload.file.file, file_name=name, created_by=user
         )
     except ImportRefused as refused:
         return _show(request, session, study, kind=upload.kind, refused=refused)
-    return _show(request, session, study, kind=upload.kind, report=report)
+    return RedirectResponse(f"/studies/{study.slug}/import/files/{kept.id}", status_code=303)
+
+
+@router.get("/files/{upload_id}")
+def upload_page(
+    request: Request, session: DbSession, study: ResearcherStudy, upload_id: int
+) -> Response:
+    return _show_upload(request, study, uploads.find_upload(session, study, upload_id))
+
+
+async def posted_fields(request: Request) -> Mapping[str, str]:
+    async with request.form(max_files=0, max_fields=uploads.COLUMNS + 10) as form:
+        return {name: value for name, value in form.items() if isinstance(value, str)}
+
+
+@router.post("/files/{upload_id}/start")
+def start_import(
+    request: Request,
+    session: DbSession,
+    study: ResearcherStudy,
+    upload_id: int,
+    fields: Annotated[Mapping[str, str], Depends(posted_fields)],
+) -> Response:
+    """Queue the import with the meanings that were chosen for its columns."""
+    upload = uploads.find_upload(session, study, upload_id)
+    if upload.state is not UploadState.waiting:
+        raise Conflict(f"{upload.file_name} is {upload.state.value} already.")
+    preview = uploads.preview_of(upload)
+    choices = {
+        name: fields.get(f"column_{place}", preview.guesses[name])
+        for place, name in enumerate(preview.columns)
+    }
+    try:
+        uploads.start(session, upload, choices)
+    except Invalid as error:
+        return _show_upload(request, study, upload, choices=choices, error=str(error))
+    return RedirectResponse(f"/studies/{study.slug}/import/files/{upload.id}", status_code=303)
+
+
+@router.post("/files/{upload_id}/discard")
+def discard_upload(session: DbSession, study: ResearcherStudy, upload_id: int) -> Response:
+    uploads.discard(session, uploads.find_upload(session, study, upload_id))
+    return RedirectResponse(f"/studies/{study.slug}/import", status_code=303)
+
+
+def _show_upload(
+    request: Request,
+    study: Study,
+    upload: Upload,
+    *,
+    choices: Mapping[str, str] | None = None,
+    error: str = "",
+) -> Response:
+    waiting = upload.state is UploadState.waiting
+    preview = uploads.preview_of(upload) if waiting else None
+    context: dict[str, Any] = {
+        "study": study,
+        "upload": upload,
+        "preview": preview,
+        "choices": choices or (preview.guesses if preview else {}),
+        "meanings": list(uploads.MEANINGS[upload.kind]),
+        "mapped_columns": uploads.COLUMNS,
+        "kinds": KINDS,
+        "under_way": upload.state in {UploadState.queued, UploadState.running},
+        "error": error,
+    }
+    return page(request, "data/import_file.html", context, status=422 if error else 200)
 
 
 @router.post("/{import_id}/undo")
@@ -102,7 +168,6 @@ def _show(
     study: Study,
     *,
     kind: str = "",
-    report: imports.ImportReport | None = None,
     refused: ImportRefused | None = None,
     error: str = "",
     undone: str = "",
@@ -113,9 +178,9 @@ def _show(
         "study": study,
         "kinds": KINDS,
         "kind": kind or ("completions" if has_prompts else "prompts"),
-        "report": report,
         "refused": refused,
         "earlier": earlier,
+        "uploads": uploads.uploads_of(session, study),
         "error": error,
         "undone": undone,
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, BinaryIO, Final, Generic, Protocol, TypeVar
 
@@ -30,7 +30,19 @@ from app.services.importing.report import ImportReport as ImportReport
 
 CHUNK = 2_000  # rows that are held and stored at a time
 
+PROGRESS = 500  # rows after which it is said how far the reading is
+
 Row = TypeVar("Row")
+Progress = Callable[[int, int], None]  # bytes of the file, and rows, so far
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    file_name: str
+    created_by: User | None
+    limits: Limits | None
+    mapping: Mapping[str, str] | None  # what columns are read as, by their name in the file
+    progress: Progress | None
 
 
 class RecordFile(Protocol[Row]):
@@ -57,6 +69,8 @@ def import_prompts(
     file_name: str,
     created_by: User | None = None,
     limits: Limits | None = None,
+    mapping: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> ImportReport:
     """Import a seekable file of prompts. Any problem raises ImportRefused, with nothing stored.
 
@@ -64,7 +78,8 @@ def import_prompts(
     use_case, closed_domain, constraint, few_shot (services.few_shot), of which the prompt is made
     where it has no text of its own. Others are kept in the prompt's details.
     """
-    return _import(session, study, PromptFile, file, file_name, created_by, limits)
+    how = _How(file_name, created_by, limits, mapping, progress)
+    return _import(session, study, PromptFile, file, how)
 
 
 def import_completions(
@@ -75,13 +90,16 @@ def import_completions(
     file_name: str,
     created_by: User | None = None,
     limits: Limits | None = None,
+    mapping: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> ImportReport:
     """Import a seekable file of other systems' completions. Raises ImportRefused as above.
 
     Columns: completion (or output, text), model (or policy, system), prompt_id or prompt, and score
     where there is one.
     """
-    return _import(session, study, CompletionFile, file, file_name, created_by, limits)
+    how = _How(file_name, created_by, limits, mapping, progress)
+    return _import(session, study, CompletionFile, file, how)
 
 
 def import_demonstrations(
@@ -92,6 +110,8 @@ def import_demonstrations(
     file_name: str,
     created_by: User | None = None,
     limits: Limits | None = None,
+    mapping: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> ImportReport:
     """Import a seekable file of demonstrations, in the name of the study's account for imported
     labels. Raises ImportRefused as above.
@@ -99,7 +119,8 @@ def import_demonstrations(
     Columns: prompt (or instruction) and completion (or response, output), or messages; or message
     trees, whose best answers are taken.
     """
-    return _import_labels(DemonstrationFile, session, study, file, file_name, created_by, limits)
+    how = _How(file_name, created_by, limits, mapping, progress)
+    return _import_labels(DemonstrationFile, session, study, file, how)
 
 
 def import_comparisons(
@@ -110,13 +131,16 @@ def import_comparisons(
     file_name: str,
     created_by: User | None = None,
     limits: Limits | None = None,
+    mapping: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> ImportReport:
     """Import a seekable file of comparisons as rankings of two, as above.
 
     Columns: chosen and rejected, as whole dialogues, or prompt beside them; chosen_model and
     rejected_model where they are known.
     """
-    return _import_labels(ComparisonFile, session, study, file, file_name, created_by, limits)
+    how = _How(file_name, created_by, limits, mapping, progress)
+    return _import_labels(ComparisonFile, session, study, file, how)
 
 
 def import_rankings(
@@ -127,13 +151,16 @@ def import_rankings(
     file_name: str,
     created_by: User | None = None,
     limits: Limits | None = None,
+    mapping: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> ImportReport:
     """Import a seekable file of rankings, as above.
 
     Columns: prompt, completions, and groups or ranks; models where they are known. Or message
     trees: the ranked answers to each of the user's messages.
     """
-    return _import_labels(RankingFile, session, study, file, file_name, created_by, limits)
+    how = _How(file_name, created_by, limits, mapping, progress)
+    return _import_labels(RankingFile, session, study, file, how)
 
 
 IMPORTERS: Final = {
@@ -150,14 +177,12 @@ def _import_labels(
     session: Session,
     study: Study,
     file: BinaryIO,
-    file_name: str,
-    created_by: User | None,
-    limits: Limits | None,
+    how: _How,
 ) -> ImportReport:
     def named(session: Session, study: Study) -> RecordFile[Any]:
-        return kind(session, study, file_name)
+        return kind(session, study, how.file_name)
 
-    return _import(session, study, named, file, file_name, created_by, limits)
+    return _import(session, study, named, file, how)
 
 
 def imports_of(session: Session, study: Study) -> list[tuple[Import, User | None]]:
@@ -176,15 +201,14 @@ def _import(
     study: Study,
     kind: Callable[[Session, Study], RecordFile[Row]],
     file: BinaryIO,
-    file_name: str,
-    created_by: User | None,
-    limits: Limits | None,
+    how: _How,
 ) -> ImportReport:
+    file_name, created_by = how.file_name, how.created_by
     began = time.monotonic()
     # Imports into one study wait for each other; foreign keys to the study do not wait.
     session.refresh(study, ["id"], with_for_update={"key_share": True})
     records = kind(session, study)
-    limits = limits or Limits(file_bytes=get_settings().max_upload_bytes)
+    limits = how.limits or Limits(file_bytes=get_settings().max_upload_bytes)
     check_size(file, limits, Problems(file_name))
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     before = _imported_before(session, study, records.kind, sha256)
@@ -201,7 +225,7 @@ def _import(
                 "created_by": created_by.id if created_by else None,
             },
         ).one()
-        counts = _read(records, file, file_name, limits, import_id)
+        counts = _read(records, file, how, limits, import_id)
         report = ImportReport(
             kind=records.kind,
             file_name=file_name,
@@ -277,14 +301,16 @@ class _Reader(Generic[Row]):
 
 
 def _read(
-    records: RecordFile[Row], file: BinaryIO, file_name: str, limits: Limits, import_id: int
+    records: RecordFile[Row], file: BinaryIO, how: _How, limits: Limits, import_id: int
 ) -> dict[str, Any]:
     """Read the file to its end and store it; the counts of its report. Raises ImportRefused."""
-    problems = Problems(file_name)
+    problems = Problems(how.file_name)
     reader = _Reader(records, import_id, problems)
     required = shapes.accepted(records.kind, records.required)
-    for record in read_records(file, file_name, required, limits, problems):
+    for record in read_records(file, how.file_name, required, limits, problems, how.mapping):
         reader.take(record)
+        if how.progress is not None and reader.read % PROGRESS == 0:
+            how.progress(file.tell(), reader.read)
     reader.finish()
     counts = records.counts()
     out = sum(len(lines) for lines in reader.left_out.values())

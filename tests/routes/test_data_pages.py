@@ -10,11 +10,14 @@ from collections.abc import Iterator
 
 import pytest
 from fastapi.testclient import TestClient
+from httpx2 import Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app import storage
 from app.config import get_settings
 from app.db import get_session
+from app.errors import DomainError
 from app.main import create_app
 from app.models import (
     Batch,
@@ -27,9 +30,11 @@ from app.models import (
     Role,
     Split,
     Study,
+    Upload,
     UseCase,
     User,
 )
+from app.services import uploads
 from app.services.batch_progress import batch_progress
 from tests import factories as make
 
@@ -183,23 +188,49 @@ def test_a_prompt_shows_its_completions_with_policy_and_score(
     assert client.get(f"/studies/{study.slug}/prompts/{10**30}").status_code == 422
 
 
-def upload(client: TestClient, study: Study, kind: str, data: bytes, name: str = "f.jsonl"):
-    return client.post(
+def upload(
+    session: Session,
+    client: TestClient,
+    study: Study,
+    kind: str,
+    data: bytes,
+    name: str = "f.jsonl",
+    **columns: str,
+) -> Response:
+    """The page at the end of an import with the guessed columns, or of a file that is refused."""
+    page = client.post(
         f"/studies/{study.slug}/import", data={"kind": kind}, files={"file": (name, data)}
     )
+    if "/files/" not in str(page.url):
+        return page
+    page = client.post(f"{page.url}/start", data=columns)
+    upload_id = int(str(page.url).rpartition("/")[2])
+    carry_out(session, upload_id)
+    return client.get(str(page.url))
+
+
+def carry_out(session: Session, upload_id: int) -> None:
+    """As the worker does."""
+    attempt = uploads.claim(session, upload_id)
+    assert attempt is not None
+    try:
+        with session.begin_nested():
+            uploads.carry_out(session, upload_id, attempt)
+    except DomainError as error:
+        uploads.refuse(session, upload_id, attempt, error)
 
 
 def test_a_file_is_imported_and_reported(
     session: Session, client: TestClient, study: Study
 ) -> None:
     data = gzip.compress(jsonl({"prompt_id": 1, "prompt": "Say 1."}, {"prompt": "Say 2."}))
-    done = upload(client, study, "prompts", data, "prompts.jsonl.gz")
+    done = upload(session, client, study, "prompts", data, "prompts.jsonl.gz")
     assert done.status_code == 200
     assert "2 prompts read, 2 stored, 0 duplicates" in text_of(done.text)
-    again = upload(client, study, "prompts", data, "prompts.jsonl.gz")
+    again = upload(session, client, study, "prompts", data, "prompts.jsonl.gz")
     assert "Nothing new: all of it was here already." in text_of(again.text)
     completions = jsonl({"prompt_id": "1", "model": "m", "completion": "One.", "score": 0.5})
-    done = upload(client, study, "completions", completions)
+    done = upload(session, client, study, "completions", completions)
     assert "1 policies: m 1." in text_of(done.text)
     records = session.scalars(select(Import).order_by(Import.id)).all()
     assert [(r.kind, r.file_name) for r in records] == [
@@ -215,8 +246,8 @@ def test_an_import_is_undone_on_its_page(
     session: Session, client: TestClient, study: Study
 ) -> None:
     here = f"/studies/{study.slug}/import"
-    row = {"prompt": "Say 1.", "chosen": "One.", "rejected": "No."}
-    done = upload(client, study, "comparisons", jsonl(row), "pairs.jsonl")
+    row: dict[str, object] = {"prompt": "Say 1.", "chosen": "One.", "rejected": "No."}
+    done = upload(session, client, study, "comparisons", jsonl(row), "pairs.jsonl")
     assert "1 comparisons read, 1 stored, 0 duplicates" in text_of(done.text)
     record = session.scalars(select(Import)).one()
     page = client.post(f"{here}/{record.id}/undo")
@@ -227,7 +258,7 @@ def test_an_import_is_undone_on_its_page(
     assert client.post(f"{here}/{record.id}/undo").status_code == 409
     assert client.post(f"{here}/{record.id + 1}/undo").status_code == 404
 
-    upload(client, study, "prompts", jsonl({"prompt": "Say 2."}), "prompts.jsonl")
+    upload(session, client, study, "prompts", jsonl({"prompt": "Say 2."}), "prompts.jsonl")
     prompt = session.scalars(select(Prompt)).one()
     make.make_demonstration_batch(session, study, [prompt])
     refused = client.post(f"{here}/{prompt.import_id}/undo")
@@ -241,14 +272,72 @@ def test_a_bad_file_is_listed_and_the_choice_kept(
     make.make_prompt(session, study, "Say 1.", external_id="1")
     row: dict[str, object] = {"prompt_id": "1", "model": "m", "completion": "One."}
     data = jsonl(row, *({**row, "prompt_id": f"<{n}>"} for n in range(30)))
-    page = upload(client, study, "completions", data, "../<x>.jsonl")
-    assert page.status_code == 422
+    page = upload(session, client, study, "completions", data, "../<x>.jsonl")
+    assert page.status_code == 200
     seen = text_of(page.text)
     assert "<x>.jsonl was not imported; nothing of it is stored." in seen
     assert 'line 2: no prompt "<0>" in this study' in seen
     assert "and 10 more" in seen
-    assert re.search(r'value="completions" checked', page.text)
     assert session.scalars(select(Import)).all() == []
+    listed = text_of(client.get(f"/studies/{study.slug}/import").text)
+    assert "<x>.jsonl completions refused" in listed
+
+
+def test_a_file_that_cannot_be_looked_at_is_refused_at_once(
+    session: Session, client: TestClient, study: Study
+) -> None:
+    page = upload(session, client, study, "completions", b"%PDF-1.7", "x.pdf")
+    assert page.status_code == 422
+    assert "but a PDF file" in text_of(page.text)
+    assert re.search(r'value="completions" checked', page.text)
+    assert session.scalars(select(Upload)).all() == []
+
+
+def test_columns_are_guessed_and_changed(
+    session: Session, client: TestClient, study: Study
+) -> None:
+    data = b"question,user,notes\nSay 1.,ann,<b>\nSay 2.,bob,y\n"
+    here = f"/studies/{study.slug}/import"
+    page = client.post(here, data={"kind": "prompts"}, files={"file": ("p.csv", data)})
+    address = str(page.url)
+    assert page.text.count('<option value="prompt" selected>') == 1
+    assert page.text.count('<option value="user" selected>') == 1
+    seen = text_of(page.text)
+    assert "Say 2. bob y" in seen
+    assert "<b>" in seen
+    assert session.scalars(select(Prompt)).all() == []
+    twice = {"column_0": "prompt", "column_1": "", "column_2": "prompt"}
+    refused = client.post(f"{address}/start", data=twice)
+    assert refused.status_code == 422
+    assert "Two columns are to be prompt: choose one." in text_of(refused.text)
+    assert "is no column of prompts" in text_of(
+        client.post(f"{address}/start", data={"column_0": "wings"}).text
+    )
+    chosen = {"column_0": "", "column_1": "", "column_2": "prompt"}
+    page = client.post(f"{address}/start", data=chosen)
+    assert "It waits for the worker" in text_of(page.text)
+    assert 'http-equiv="refresh"' in page.text  # it goes on without scripts
+    assert client.post(f"{address}/start", data=chosen).status_code == 409
+    assert client.post(f"{address}/discard").status_code == 409
+    carry_out(session, int(address.rpartition("/")[2]))
+    assert "2 prompts read, 2 stored" in text_of(client.get(address).text)
+    first = session.scalars(select(Prompt).order_by(Prompt.id)).first()
+    assert first is not None
+    assert first.text == "<b>"
+    assert first.details == {"question": "Say 1.", "user (of the file)": "ann"}
+    other = make.make_study(session, "Another")
+    assert client.get(address.replace(study.slug, other.slug)).status_code == 404
+
+
+def test_a_file_is_discarded(session: Session, client: TestClient, study: Study) -> None:
+    here = f"/studies/{study.slug}/import"
+    page = client.post(here, files={"file": ("p.jsonl", jsonl({"prompt": "Say 1."}))})
+    kept = session.scalars(select(Upload)).one()
+    assert storage.fetch(kept.uri).exists()
+    page = client.post(f"{page.url}/discard")
+    assert str(page.url).endswith("/import")
+    assert session.scalars(select(Upload)).all() == []
+    assert not storage.fetch(kept.uri).exists()
 
 
 def test_no_file_and_a_file_too_large(
@@ -260,10 +349,10 @@ def test_no_file_and_a_file_too_large(
     monkeypatch.setenv("PLUMBLINE_MAX_UPLOAD_BYTES", "1000")
     get_settings.cache_clear()
     try:
-        page = upload(client, study, "prompts", b"a" * 20_000)
+        page = upload(session, client, study, "prompts", b"a" * 20_000)
         assert page.status_code == 413
         assert "larger than 1,000 bytes" in text_of(page.text)
-        page = upload(client, study, "prompts", b"a" * 2_000)
+        page = upload(session, client, study, "prompts", b"a" * 2_000)
         assert page.status_code == 422
         assert "at most 1,000 are taken" in text_of(page.text)
     finally:

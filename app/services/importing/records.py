@@ -24,15 +24,21 @@ class Record:
 
 
 def read_records(
-    file: BinaryIO, file_name: str, required: Sequence[Names], limits: Limits, problems: Problems
+    file: BinaryIO,
+    file_name: str,
+    required: Sequence[Names],
+    limits: Limits,
+    problems: Problems,
+    mapping: Mapping[str, str] | None = None,
 ) -> Iterator[Record]:
     """The file's records; lines that are none are noted. Raises ImportRefused at the end of sense.
 
     Parquet and gzip are known by their first bytes. The name may say JSONL; otherwise the first
-    character does: `{` begins JSONL, all else is CSV.
+    character does: `{` begins JSONL, all else is CSV. `mapping` gives columns other names.
     """
+    mapping = mapping or {}
     if is_parquet(file):
-        yield from _parquet_records(file, required, limits, problems)
+        yield from _parquet_records(file, required, limits, problems, mapping)
         return
     lines = read_lines(file, limits, problems)
     first = next((line for line in lines if line.text.strip()), None)
@@ -44,9 +50,9 @@ def read_records(
     if start == "[":
         problems.stop(first.number, "begins a JSON array; one object a line is expected (JSONL)")
     if start == "{" or name.endswith((".jsonl", ".ndjson", ".json")):
-        yield from _json_records(lines, required, problems)
+        yield from _json_records(lines, required, problems, mapping)
     else:
-        yield from _csv_records(first, lines, required, limits, problems)
+        yield from _csv_records(first, lines, required, limits, problems, mapping)
 
 
 def missing_column(required: Sequence[Names], found: Sequence[str]) -> str | None:
@@ -60,7 +66,10 @@ def missing_column(required: Sequence[Names], found: Sequence[str]) -> str | Non
 
 
 def _json_records(
-    lines: Iterator[Line], required: Sequence[Names], problems: Problems
+    lines: Iterator[Line],
+    required: Sequence[Names],
+    problems: Problems,
+    mapping: Mapping[str, str],
 ) -> Iterator[Record]:
     for line in lines:
         if not line.text.strip():
@@ -78,7 +87,7 @@ def _json_records(
         if not isinstance(value, dict):
             problems.add(line.number, f"a JSON object is expected, not {json_kind(value)}")
             continue
-        values = {key.strip().lower(): item for key, item in value.items()}
+        values = {_name(key, mapping): item for key, item in value.items()}
         if len(values) < len(value):
             problems.add(line.number, "two columns have the same name")
             continue
@@ -89,10 +98,14 @@ def _json_records(
 
 
 def _parquet_records(
-    file: BinaryIO, required: Sequence[Names], limits: Limits, problems: Problems
+    file: BinaryIO,
+    required: Sequence[Names],
+    limits: Limits,
+    problems: Problems,
+    mapping: Mapping[str, str],
 ) -> Iterator[Record]:
     for number, row in parquet_rows(file, limits, problems):
-        values = {name.strip().lower(): value for name, value in row.items()}
+        values = {_name(name, mapping): value for name, value in row.items()}
         if number == 1 and (reason := missing_column(required, list(values))):
             problems.stop(None, reason)
         yield Record(number, values)
@@ -106,6 +119,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the name {twice[:60]!r} is there twice")
     return found
+
+
+def _name(name: str, mapping: Mapping[str, str]) -> str:
+    name = name.strip().lower()
+    return mapping.get(name, name)
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -126,6 +144,7 @@ def _csv_records(
     required: Sequence[Names],
     limits: Limits,
     problems: Problems,
+    mapping: Mapping[str, str],
 ) -> Iterator[Record]:
     # The module's limit is one of the process: 131,072 characters, unless it is raised.
     csv.field_size_limit(limits.line_bytes)
@@ -133,7 +152,7 @@ def _csv_records(
     header: list[str] | None = None
     for line, row in _csv_rows(lines, delimiter, limits, problems):
         if header is None:
-            header = [name.strip().lower() for name in row]
+            header = [_name(name, mapping) for name in row]
             if len(set(header)) < len(header):
                 problems.stop(line, "two columns have the same name")
             if reason := missing_column(required, header):

@@ -25,8 +25,9 @@ demo: $(VENV)/.train
 up: $(VENV)/.train
 	@$(BIN)/plumbline up $(ARGS)
 
+# A file's tests stay together; ARGS="-n 0" runs all in one process.
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

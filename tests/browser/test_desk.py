@@ -288,6 +288,7 @@ def test_every_page_of_the_study_is_within_reach_on_a_phone(
         "Guidelines",
         "People",
         "Import",
+        "Exports",
         "Settings",
     ]
     for link in links:

@@ -15,6 +15,7 @@ from app.routes import (
     label_history,
     members,
     pii,
+    preparation,
     prompts,
     rounds,
     runs,
@@ -30,6 +31,7 @@ routers: list[APIRouter] = [
     studies.router,  # before the routers whose addresses begin with a study's slug
     prompts.router,
     pii.router,
+    preparation.router,
     imports.router,
     exports.router,
     access.router,

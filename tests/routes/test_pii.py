@@ -119,3 +119,26 @@ def test_use_cases_are_tagged_and_stand_beside_the_papers(
     assert "chat 2 66.7 % 8.4 % rewrite 0 0.0 % 6.6 %" in seen
     bad = client.post(f"{here}/{prompts[0].id}/use-case", data={"use_case": "poetry"})
     assert bad.status_code == 422
+
+
+def test_how_prompts_are_prepared_can_be_changed(
+    session: Session, client: TestClient, study: Study
+) -> None:
+    here = f"/studies/{study.slug}/preparation"
+    form = {
+        "cap": "2",
+        "max_tokens": "1000",
+        "prefix_characters": "256",
+        "near_similarity": "0.8",
+        "near_duplicates": "keep",
+    }
+    saved = client.post(here, data=form)
+    assert "Saved." in text_of(saved.text)
+    session.refresh(study)
+    assert study.preparation == {"cap": 2, "near_duplicates": "keep", "pii": False}
+    bad = client.post(here, data=form | {"near_similarity": "1.5"})
+    assert bad.status_code == 422
+    assert "Near-duplicates from: input should be less than or equal to 1." in text_of(bad.text)
+    assert 'value="1.5"' in bad.text
+    session.refresh(study)
+    assert study.preparation["cap"] == 2

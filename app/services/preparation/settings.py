@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
 
-from app.models import Study
+from app.errors import Invalid
+from app.models import PromptSketch, Study
 
 
 class PreparationSettings(BaseModel):
@@ -32,3 +36,34 @@ class PreparationSettings(BaseModel):
 
 def settings_of(study: Study) -> PreparationSettings:
     return PreparationSettings(**study.preparation)
+
+
+NAMES: Final = {
+    "cap": "Prompts of one user",
+    "max_tokens": "Most tokens",
+    "prefix_characters": "Long beginning",
+    "near_similarity": "Near-duplicates from",
+    "near_duplicates": "Near-duplicates in one split",
+    "pii": "Personal information",
+}
+
+
+def change_settings(
+    session: Session, study: Study, values: Mapping[str, Any]
+) -> PreparationSettings:
+    """Change some of a study's settings, for prompts that come from now on.
+
+    Another length of prefixes asks for new sketches: the next import makes them. Raises Invalid.
+    """
+    before = settings_of(study)
+    try:
+        after = PreparationSettings(**{**before.model_dump(), **values})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = NAMES.get(str(first["loc"][0]), str(first["loc"][0]))
+        raise Invalid(f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
+    if after.prefix_characters != before.prefix_characters:
+        session.execute(delete(PromptSketch).where(PromptSketch.study_id == study.id))
+    study.preparation = after.model_dump(exclude_defaults=True)
+    session.flush()
+    return after

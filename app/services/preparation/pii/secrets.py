@@ -31,31 +31,10 @@ _TOKENS = re.compile(
     r")"
 )
 _MAKERS = (
-    "sk-",
-    "_live_",
-    "_test_",
-    "ghp_",
-    "gho_",
-    "ghu_",
-    "ghs_",
-    "ghr_",
-    "github_pat_",
-    "glpat-",
-)
-_MAKERS += (
-    "AKIA",
-    "ASIA",
-    "AIza",
-    "ya29.",
-    "xox",
-    "xapp-",
-    "hf_",
-    "npm_",
-    "pypi-",
-    "dop_v1_",
-    "SG.",
-)
-_MAKERS += ("EAA", "eyJ", ":AA")
+    "sk-", "_live_", "_test_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-",
+    "AKIA", "ASIA", "AIza", "ya29.", "xox", "xapp-", "hf_", "npm_", "pypi-", "dop_v1_", "SG.",
+    "EAA", "eyJ", ":AA",
+)  # fmt: skip
 _PRIVATE = re.compile(
     r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----.*?(?:-----END (?:[A-Z0-9]+ )*PRIVATE KEY-----|\Z)",
     re.DOTALL,

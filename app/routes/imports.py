@@ -181,6 +181,7 @@ def _show(
         "refused": refused,
         "earlier": earlier,
         "uploads": uploads.uploads_of(session, study),
+        "reports": uploads.reports_of(session, study),
         "error": error,
         "undone": undone,
     }

@@ -209,6 +209,14 @@ def uploads_of(session: Session, study: Study) -> list[Upload]:
     return list(session.scalars(query.order_by(Upload.id.desc()).limit(20)))
 
 
+def reports_of(session: Session, study: Study) -> dict[int, int]:
+    """The upload that tells about an import, by the import's id."""
+    query = select(Upload.import_id, Upload.id).where(
+        Upload.study_id == study.id, Upload.import_id.is_not(None)
+    )
+    return {key: upload_id for key, upload_id in session.execute(query) if key is not None}
+
+
 def preview_of(upload: Upload) -> Preview:
     """Raises ImportRefused."""
     with storage.fetch(upload.uri).open("rb") as file:

@@ -239,7 +239,10 @@ def test_a_file_is_imported_and_reported(
     ]
     rosa = session.scalars(select(User).where(User.username == "rosa")).one()
     assert {r.created_by for r in records} == {rosa.id}
-    assert "prompts.jsonl.gz" in client.get(f"/studies/{study.slug}/import").text
+    listed = client.get(f"/studies/{study.slug}/import").text
+    report = re.search(r'href="([^"]+/files/\d+)">prompts.jsonl.gz</a>', listed)
+    assert report  # found again after the page was left
+    assert "2 prompts read, 2 stored" in text_of(client.get(report[1]).text)
 
 
 def test_an_import_is_undone_on_its_page(

@@ -10,14 +10,12 @@ import hashlib
 import hmac
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from psycopg.types.json import Jsonb
 from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from app.config import get_settings
@@ -25,7 +23,6 @@ from app.errors import Conflict, Invalid
 from app.models import (
     FoldedPrompt,
     FoldReason,
-    PiiState,
     Prompt,
     SourceUser,
     Split,
@@ -35,6 +32,7 @@ from app.models import (
 from app.services.bulk import among, copy_rows, next_ids
 from app.services.few_shot import FewShot
 from app.services.preparation.sifting import Folded, Preparation, Prepared
+from app.services.prompt_store import store_prompts, write_down
 
 # The paper does not give its shares; these leave a tenth of the users to tune on and to judge on.
 DEFAULT_SHARES: Mapping[Split, float] = {Split.train: 0.8, Split.valid: 0.1, Split.test: 0.1}
@@ -232,7 +230,7 @@ def _add_chunk(
                 folded.append(decision)
             else:
                 chosen.append((decision.row, decision))
-    ids = _store(session, study, chosen, users, import_id)
+    ids = store_prompts(session, study, chosen, users, import_id)
     stored.update(zip((row.sha256 for row, _ in chosen), ids, strict=True))
     if preparation is not None:
         made = [(found, key) for (_, found), key in zip(chosen, ids, strict=True) if found]
@@ -240,7 +238,7 @@ def _add_chunk(
     added.stored += len(chosen)
     added.own_users += sum(row.user is None for row, _ in chosen)
     added.held += sum(bool(found and found.spans) for _, found in chosen)
-    _write_down(
+    write_down(
         session,
         study,
         rows,
@@ -291,156 +289,30 @@ def _stored_texts(session: Session, study: Study, rows: Sequence[PromptRow]) -> 
     return dict(iter(session.execute(found)))
 
 
-_COLUMNS = (
-    "id",
-    "study_id",
-    "source_user_id",
-    "split",
-    "text",
-    "text_sha256",
-    "external_id",
-    "use_case",
-    "closed_domain",
-    "constraint_text",
-    "few_shot",
-    "details",
-    "import_id",
-    "language",
-    "tokens",
-    "duplicate_group",
-    "pii_state",
-    "pii_spans",
-    "suggested_use_case",
-    "suggested_confidence",
-)
-
-
-def _store(
-    session: Session,
-    study: Study,
-    chosen: Sequence[tuple[PromptRow, Prepared | None]],
-    users: Mapping[str, tuple[int, Split]],
-    import_id: int | None,
-) -> list[int]:
-    """Ids in the order of `chosen`."""
-    if not chosen:
-        return []
-    ids = next_ids(session, Prompt, len(chosen))
-    copy_rows(
-        session,
-        Prompt,
-        _COLUMNS,
-        (
-            (
-                key,
-                study.id,
-                *users[row.source],
-                row.text,
-                row.sha256,
-                row.external_id,
-                row.use_case,
-                row.closed_domain,
-                row.constraint_text,
-                Jsonb(row.few_shot.to_json()) if row.few_shot else None,
-                Jsonb(dict(row.details)),
-                import_id,
-                *_found_out(prepared),
-            )
-            for key, (row, prepared) in zip(ids, chosen, strict=True)
-        ),
-    )
-    return ids
-
-
-def _found_out(prepared: Prepared | None) -> tuple[Any, ...]:
-    if prepared is None:
-        return (None, None, None, PiiState.clear, None, None, None)
-    spans = [{"kind": span.kind, "start": span.start, "end": span.end} for span in prepared.spans]
-    suggestion = prepared.suggestion
-    return (
-        prepared.language,
-        prepared.tokens,
-        prepared.group,
-        PiiState.held if spans else PiiState.clear,
-        Jsonb(spans) if spans else None,
-        suggestion.use_case if suggestion else None,
-        suggestion.confidence if suggestion else None,
-    )
-
-
-def _write_down(
-    session: Session,
-    study: Study,
-    rows: Sequence[PromptRow],
-    chosen: Collection[int],
-    folded: Sequence[Folded],
-    stored: Mapping[str, int],
-    names: set[str],
-    added: AddedPrompts,
-    import_id: int | None,
-) -> None:
-    """Count what was not stored, and keep its reason and the names that it came with.
-
-    An exact duplicate is kept for its name only: it differs in nothing else.
-    """
-    why = {fold.row.sha256: fold for fold in folded}
-    known = _folded_texts(session, study, why) if why else set()
-    values = []
-    for row in rows:
-        fold = why.get(row.sha256)
-        key = stored.get(row.sha256)
-        if fold is not None:
-            stands = fold.stands
-            key = stands if isinstance(stands, int | None) else stored[stands.row.sha256]
-        added.prompt_ids.append(key)
-        new_name = row.external_id is not None and row.external_id not in names
-        if id(row) not in chosen:
-            reason = fold.reason if fold is not None else FoldReason.exact
-            added.fold(reason, row.line)
-            if new_name or (fold is not None and row.sha256 not in known):
-                name = row.external_id if new_name else None
-                similarity = fold.similarity if fold is not None else None
-                values.append(
-                    (study.id, import_id, row.line, name, row.sha256, reason, key, similarity)
-                )
-                known.add(row.sha256)
-        if row.external_id is not None:
-            names.add(row.external_id)
-    columns = (
-        "study_id",
-        "import_id",
-        "line",
-        "external_id",
-        "text_sha256",
-        "reason",
-        "prompt_id",
-        "similarity",
-    )
-    if values:
-        copy_rows(session, FoldedPrompt, columns, values)
-
-
-def _folded_texts(session: Session, study: Study, texts: Collection[str]) -> set[str]:
-    found = select(FoldedPrompt.text_sha256).where(
-        FoldedPrompt.study_id == study.id, among(FoldedPrompt.text_sha256, texts)
-    )
-    return set(session.scalars(found))
-
-
 def _source_users(
     session: Session, study: Study, names: set[str], shares: Mapping[Split, float]
 ) -> dict[str, tuple[int, Split]]:
-    """Id and split by name; the split of a name that is known stays what it was."""
-    session.execute(
-        upsert(SourceUser).on_conflict_do_nothing(),
-        [
-            {"study_id": study.id, "name": name, "split": split_of(study, name, shares)}
-            for name in sorted(names)
-        ],
-    )
+    """Id and split by name; the split of a name that is known stays what it was.
+
+    The study's lock keeps others from adding names meanwhile.
+    """
     known = session.execute(
         select(SourceUser.name, SourceUser.id, SourceUser.split).where(
             SourceUser.study_id == study.id, among(SourceUser.name, names)
         )
     )
-    return {name: (source_user_id, split) for name, source_user_id, split in known}
+    users = {name: (source_user_id, split) for name, source_user_id, split in known}
+    fresh = sorted(names - users.keys())
+    if fresh:
+        ids = next_ids(session, SourceUser, len(fresh))
+        made = {
+            name: (key, split_of(study, name, shares)) for key, name in zip(ids, fresh, strict=True)
+        }
+        copy_rows(
+            session,
+            SourceUser,
+            ["id", "study_id", "name", "split"],
+            ((key, study.id, name, split.value) for name, (key, split) in made.items()),
+        )
+        users |= made
+    return users

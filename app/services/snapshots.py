@@ -11,34 +11,36 @@ import hmac
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Select, insert, select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session
 
 from app import storage
 from app.models import (
-    Assignment,
     Demonstration,
     GuidelineVersion,
     Pool,
     Prompt,
     Purpose,
     Ranking,
-    RankingItem,
     Snapshot,
     SnapshotDemonstration,
     SnapshotKind,
     SnapshotPrompt,
     SnapshotRanking,
+    Split,
     Study,
     WrittenPrompt,
 )
 from app.services.bulk import among
+from app.services.ranked import ranked_items, tie_groups
 from app.services.usable import usable_label
 from trainer import contract
+
+CHUNK = 500  # labels that are held at a time
 
 
 def pseudonym(study: Study, user_id: int) -> str:
@@ -53,10 +55,13 @@ def _store(
     kind: SnapshotKind,
     records: Iterable[Any],
     *,
-    counts: dict[str, Any],
+    counts: Callable[[], dict[str, Any]],
     query: dict[str, Any],
 ) -> tuple[Snapshot, bool]:
-    """Write the records, and find or add their snapshot; says whether it is new."""
+    """Write the records, and find or add their snapshot; says whether it is new.
+
+    `counts` is asked once all records are written.
+    """
     digest = hashlib.sha256()
     number = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +90,7 @@ def _store(
         sha256=sha256,
         uri=uri,
         records=number,
-        counts=counts,
+        counts=counts(),
         query=query,
     )
     session.add(snapshot)
@@ -110,28 +115,72 @@ def _label_query(study: Study, label: Any) -> Select[Any]:
     return query.order_by(label.id)
 
 
-def _prompts_of(session: Session, labels: Iterable[Any]) -> dict[int, Prompt]:
-    ids = {label.prompt_id for label in labels}
-    return {p.id: p for p in session.scalars(select(Prompt).where(among(Prompt.id, ids)))}
+class _Labels:
+    """Reads labels by the chunk, and counts them: as the paper's Table 6, with who and by what.
 
+    All that it keeps of a label is what its row in the snapshot needs.
+    """
 
-def _label_counts(
-    session: Session, study: Study, labels: Iterable[Any], prompts: dict[int, Prompt]
-) -> dict[str, Any]:
-    """As the paper's Table 6 counts, with who gave the labels and by which guidelines."""
-    labels = list(labels)
-    written = _written(session, prompts)
-    versions = select(GuidelineVersion.version).where(
-        among(GuidelineVersion.id, {label.guideline_version_id for label in labels})
-    )
-    return {
-        "labels": len(labels),
-        "prompts": len(prompts),
-        "labelers": sorted({pseudonym(study, label.user_id) for label in labels}),
-        "by_split": dict(Counter(prompts[label.prompt_id].split.value for label in labels)),
-        "prompts_by_origin_and_split": _table(prompts.values(), written),
-        "guideline_versions": sorted(session.scalars(versions)),
-    }
+    def __init__(self, session: Session, study: Study, label: Any) -> None:
+        self._session = session
+        self._study = study
+        self._label = label
+        self._versions: set[int] = set()
+        self._users: set[int] = set()
+        self._prompts: dict[int, Split] = {}
+        self._splits: Counter[str] = Counter()
+        self.rows: list[dict[str, Any]] = []
+
+    def chunks(self) -> Iterator[Sequence[tuple[Any, Prompt]]]:
+        """Each label with its prompt."""
+        query = _label_query(self._study, self._label).join(
+            Prompt, Prompt.id == self._label.prompt_id
+        )
+        found = self._session.execute(
+            query.add_columns(Prompt), execution_options={"yield_per": CHUNK}
+        )
+        for chunk in found.partitions():
+            for label, prompt in chunk:
+                self._versions.add(label.guideline_version_id)
+                self._users.add(label.user_id)
+                self._prompts[prompt.id] = prompt.split
+                self._splits[prompt.split.value] += 1
+                self.rows.append(
+                    {
+                        "label_id": label.id,
+                        "pool": label.pool,
+                        "purpose": label.purpose,
+                        "simulated": label.simulated,
+                    }
+                )
+            yield [(label, prompt) for label, prompt in chunk]
+
+    def counts(self) -> dict[str, Any]:
+        written = _written(self._session, self._prompts)
+        versions = select(GuidelineVersion.version).where(
+            among(GuidelineVersion.id, self._versions)
+        )
+        return {
+            "labels": len(self.rows),
+            "prompts": len(self._prompts),
+            "labelers": sorted(pseudonym(self._study, user_id) for user_id in self._users),
+            "by_split": dict(self._splits),
+            "prompts_by_origin_and_split": _table(self._prompts, written),
+            "guideline_versions": sorted(self._session.scalars(versions)),
+        }
+
+    def store_rows(self, snapshot: Snapshot, item: Any, name: str) -> None:
+        """The snapshot's rows, which the database checks: `name` is the label's column in them."""
+        if self.rows:
+            about = {
+                "snapshot_id": snapshot.id,
+                "study_id": snapshot.study_id,
+                "rehearsal": snapshot.rehearsal,
+            }
+            self._session.execute(
+                insert(item),
+                [{name: row.pop("label_id"), **about, **row} for row in self.rows],
+            )
 
 
 def _written(session: Session, prompt_ids: Iterable[int]) -> set[int]:
@@ -142,19 +191,18 @@ def _written(session: Session, prompt_ids: Iterable[int]) -> set[int]:
     return set(session.scalars(written))
 
 
-def _table(prompts: Iterable[Prompt], written: set[int]) -> dict[str, dict[str, int]]:
+def _table(prompts: Mapping[int, Split], written: set[int]) -> dict[str, dict[str, int]]:
     """{"labeler" or "customer": {split: prompts}}."""
     found: dict[str, dict[str, int]] = {}
-    for prompt in prompts:
-        of = found.setdefault("labeler" if prompt.id in written else "customer", {})
-        of[prompt.split.value] = of.get(prompt.split.value, 0) + 1
+    for prompt_id, split in prompts.items():
+        of = found.setdefault("labeler" if prompt_id in written else "customer", {})
+        of[split.value] = of.get(split.value, 0) + 1
     return found
 
 
 def freeze_demonstrations(session: Session, study: Study) -> Snapshot:
     """All current demonstrations of the training pool, as contract.DemonstrationRecord."""
-    labels = list(session.scalars(_label_query(study, Demonstration)))
-    prompts = _prompts_of(session, labels)
+    labels = _Labels(session, study, Demonstration)
     snapshot, new = _store(
         session,
         study,
@@ -162,22 +210,20 @@ def freeze_demonstrations(session: Session, study: Study) -> Snapshot:
         (
             contract.DemonstrationRecord(
                 demonstration_id=label.id,
-                prompt_id=label.prompt_id,
-                prompt=prompts[label.prompt_id].text,
+                prompt_id=prompt.id,
+                prompt=prompt.text,
                 completion=label.text,
-                split=prompts[label.prompt_id].split.value,
+                split=prompt.split.value,
                 labeler=pseudonym(study, label.user_id),
             )
-            for label in labels
+            for chunk in labels.chunks()
+            for label, prompt in chunk
         ),
-        counts=_label_counts(session, study, labels, prompts),
+        counts=labels.counts,
         query={"labels": "demonstrations", "pool": "training", "simulated": study.rehearsal},
     )
-    if new and labels:
-        session.execute(
-            insert(SnapshotDemonstration),
-            [{"demonstration_id": label.id, **_item(snapshot, label)} for label in labels],
-        )
+    if new:
+        labels.store_rows(snapshot, SnapshotDemonstration, "demonstration_id")
     return snapshot
 
 
@@ -186,75 +232,42 @@ def freeze_rankings(session: Session, study: Study) -> Snapshot:
 
     The completions of a record stand in the order in which the labeler saw them.
     """
-    query = _label_query(study, Ranking).options(
-        selectinload(Ranking.items).joinedload(RankingItem.completion)
-    )
-    labels = list(session.scalars(query))
-    prompts = _prompts_of(session, labels)
-    shown = _shown_positions(session, [label.assignment_id for label in labels])
+    labels = _Labels(session, study, Ranking)
+    comparisons = 0
+
+    def records() -> Iterator[contract.RankingRecord]:
+        nonlocal comparisons
+        for chunk in labels.chunks():
+            items = ranked_items(session, [label.id for label, _ in chunk])
+            for label, prompt in chunk:
+                shown = items[label.id]
+                groups = tie_groups([item.tier for item in shown])
+                comparisons += _strict_pairs([len(group) for group in groups])
+                yield contract.RankingRecord(
+                    ranking_id=label.id,
+                    prompt_id=prompt.id,
+                    prompt=prompt.text,
+                    completions=[item.text for item in shown],
+                    groups=groups,
+                    split=prompt.split.value,
+                    labeler=pseudonym(study, label.user_id),
+                )
+
     snapshot, new = _store(
         session,
         study,
         SnapshotKind.rankings,
-        (
-            _ranking_record(study, label, prompts[label.prompt_id], shown[label.assignment_id])
-            for label in labels
-        ),
-        counts={
-            **_label_counts(session, study, labels, prompts),
-            "comparisons": sum(_strict_pairs(label) for label in labels),
-        },
+        records(),
+        counts=lambda: {**labels.counts(), "comparisons": comparisons},
         query={"labels": "rankings", "pool": "training", "simulated": study.rehearsal},
     )
-    if new and labels:
-        session.execute(
-            insert(SnapshotRanking),
-            [{"ranking_id": label.id, **_item(snapshot, label)} for label in labels],
-        )
+    if new:
+        labels.store_rows(snapshot, SnapshotRanking, "ranking_id")
     return snapshot
 
 
-def _item(snapshot: Snapshot, label: Demonstration | Ranking) -> dict[str, Any]:
-    return {
-        "snapshot_id": snapshot.id,
-        "study_id": snapshot.study_id,
-        "rehearsal": snapshot.rehearsal,
-        "pool": label.pool,
-        "purpose": label.purpose,
-        "simulated": label.simulated,
-    }
-
-
-def _shown_positions(session: Session, assignment_ids: list[int]) -> dict[int, dict[int, int]]:
-    """{assignment: {completion: position}}."""
-    assignments = session.scalars(
-        select(Assignment)
-        .where(among(Assignment.id, assignment_ids))
-        .options(selectinload(Assignment.items))
-    )
-    return {a.id: {item.completion_id: item.position for item in a.items} for a in assignments}
-
-
-def _ranking_record(
-    study: Study, label: Ranking, prompt: Prompt, shown: dict[int, int]
-) -> contract.RankingRecord:
-    items = sorted(label.items, key=lambda item: shown[item.completion_id])
-    groups: dict[int, list[int]] = {}
-    for index, item in enumerate(items):
-        groups.setdefault(item.tier, []).append(index)
-    return contract.RankingRecord(
-        ranking_id=label.id,
-        prompt_id=prompt.id,
-        prompt=prompt.text,
-        completions=[item.completion.text for item in items],
-        groups=[groups[tier] for tier in sorted(groups)],
-        split=prompt.split.value,
-        labeler=pseudonym(study, label.user_id),
-    )
-
-
-def _strict_pairs(label: Ranking) -> int:
-    sizes = Counter(item.tier for item in label.items).values()
+def _strict_pairs(sizes: Sequence[int]) -> int:
+    """Comparisons of tie groups of these sizes."""
     total = sum(sizes)
     return (total * total - sum(size * size for size in sizes)) // 2
 
@@ -273,10 +286,12 @@ def freeze_prompts(
             contract.PromptRecord(prompt_id=p.id, prompt=p.text, split=p.split.value)
             for p in prompts
         ),
-        counts={
+        counts=lambda: {
             "prompts": len(prompts),
             "by_split": dict(Counter(p.split.value for p in prompts)),
-            "prompts_by_origin_and_split": _table(prompts, _written(session, ids)),
+            "prompts_by_origin_and_split": _table(
+                {p.id: p.split for p in prompts}, _written(session, ids)
+            ),
         },
         query={"prompts": why},
     )
@@ -306,9 +321,7 @@ def freeze_texts(session: Session, study: Study, texts: Iterable[str], *, origin
         study,
         SnapshotKind.pretraining,
         records(),
-        counts={},
+        counts=lambda: dict(counts),
         query={"texts": origin},
     )
-    snapshot.counts = dict(counts)
-    session.flush()
     return snapshot

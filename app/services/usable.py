@@ -16,10 +16,15 @@ def usable_prompt() -> ColumnElement[bool]:
 
 def usable_label(label: type[Demonstration] | type[Ranking]) -> ColumnElement[bool]:
     """Of a label: neither its labeler nor its prompt was withdrawn, and the prompt is not held."""
-    of_prompt = exists().where(Prompt.id == label.prompt_id, usable_prompt())
-    gone = exists().where(
-        Membership.study_id == label.study_id,
-        Membership.user_id == label.user_id,
-        Membership.withdrawn_at.is_not(None),
+    # Of the label's row alone, also in a query that has prompts or memberships of its own.
+    of_prompt = exists().where(Prompt.id == label.prompt_id, usable_prompt()).correlate(label)
+    gone = (
+        exists()
+        .where(
+            Membership.study_id == label.study_id,
+            Membership.user_id == label.user_id,
+            Membership.withdrawn_at.is_not(None),
+        )
+        .correlate(label)
     )
     return and_(of_prompt, ~gone)

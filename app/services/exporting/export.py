@@ -114,15 +114,15 @@ def write_export(
     tally = Tally()
     chunks, left_out, counted = _source(session, study, query, tally)
     fields = fields_of(query)
-    files = SplitFiles(folder, fields, query.formats)
     rows = 0
-    for split, chunk in chunks:
-        length = _length(chunk)
-        files.write(split, chunk, length)
-        rows += length
-        if progress is not None:
-            progress(rows)
-    written = files.close()
+    with SplitFiles(folder, fields, query.formats) as files:
+        for split, chunk in chunks:
+            length = _length(chunk)
+            files.write(split, chunk, length)
+            rows += length
+            if progress is not None:
+                progress(rows)
+        written = files.close()
     snapshot = session.get(Snapshot, query.snapshot_id) if query.snapshot_id else None
     manifest = {
         "study": study.name,

@@ -16,14 +16,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.models import (
-    AssignmentItem,
-    Completion,
     Demonstration,
     ExportShape,
     Policy,
     PromptRating,
     Ranking,
-    RankingItem,
     Rating,
     Study,
 )
@@ -32,9 +29,10 @@ from app.services.exporting.columns import Chunk, Column, Fields, Indexed, Messa
 from app.services.exporting.query import ExportQuery
 from app.services.exporting.selection import label_rows
 from app.services.exporting.tally import ORIGINS, Tally
+from app.services.ranked import ranked_items, tie_groups
 from app.services.snapshots import pseudonym
 
-Rows = Sequence[Any]  # of the columns that label_rows or _items names
+Rows = Sequence[Any]  # of the columns that label_rows or ranked_items names
 
 OF_PROMPT: Fields = {
     "split": Type.text,
@@ -108,7 +106,7 @@ class LabelReader:
     def _rankings(self) -> Iterator[tuple[str, Rows, Mapping[int, Rows]]]:
         """Labels of one split with their items in the order shown, by ranking."""
         for rows in label_rows(self.session, self.study, self.query, Ranking):
-            items = _items(self.session, [row.id for row in rows])
+            items = ranked_items(self.session, [row.id for row in rows])
             for split, mine in _by_split(rows):
                 yield split, mine, items
 
@@ -123,7 +121,7 @@ class LabelReader:
                 {
                     "prompt": Indexed([row.prompt for row in rows], places),
                     "completions": [[item.text for item in of] for of in shown],
-                    "groups": [_groups([item.tier for item in of]) for of in shown],
+                    "groups": [tie_groups([item.tier for item in of]) for of in shown],
                     "policies": [[self._policies[item.policy_id] for item in of] for of in shown],
                     **self._columns(rows, places),
                     "ranking_id": [row.id for row in rows],
@@ -299,36 +297,6 @@ def _by_split(rows: Rows) -> Iterator[tuple[str, Rows]]:
     for row in rows:
         found.setdefault(row.split.value, []).append(row)
     yield from found.items()
-
-
-def _groups(tiers: Sequence[int]) -> list[list[int]]:
-    """Ordered tie groups, best first, of places in the order shown."""
-    return [
-        [place for place, tier in enumerate(tiers) if tier == wanted]
-        for wanted in sorted(set(tiers))
-    ]
-
-
-def _items(session: Session, ranking_ids: Sequence[int]) -> dict[int, Rows]:
-    rows = session.execute(
-        select(
-            RankingItem.ranking_id,
-            RankingItem.completion_id,
-            RankingItem.tier,
-            Completion.text,
-            Completion.policy_id,
-        )
-        .join(Completion, Completion.id == RankingItem.completion_id)
-        .join(Ranking, Ranking.id == RankingItem.ranking_id)
-        .join(
-            AssignmentItem,
-            (AssignmentItem.assignment_id == Ranking.assignment_id)
-            & (AssignmentItem.completion_id == RankingItem.completion_id),
-        )
-        .where(among(RankingItem.ranking_id, ranking_ids))
-        .order_by(RankingItem.ranking_id, AssignmentItem.position)
-    )
-    return {key: list(group) for key, group in groupby(rows, key=lambda row: row.ranking_id)}
 
 
 def _ratings(session: Session, ranking_ids: Sequence[int]) -> dict[tuple[int, int], Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from app.models import ExportFormat
 from app.services.exporting.columns import Chunk, Fields, json_lines, schema, table
@@ -80,7 +81,11 @@ def _name(split: str, form: ExportFormat) -> str:
 
 
 class SplitFiles:
-    """A folder a format with a file a split; a split without rows has none."""
+    """A folder a format with a file a split; a split without rows has none.
+
+    A chunk is written in threads of their own, one a format, while the next is read: hashing,
+    packing and writing leave the interpreter to others.
+    """
 
     def __init__(self, folder: Path, fields: Fields, formats: tuple[ExportFormat, ...]) -> None:
         self._folder = folder
@@ -88,10 +93,25 @@ class SplitFiles:
         self._formats = formats
         self._open: dict[tuple[str, ExportFormat], Writer] = {}
         self._rows: dict[str, int] = {}
+        self._threads = ThreadPoolExecutor(max_workers=len(formats))
+        self._under_way: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown()
+
+    def _wait(self) -> None:
+        """For the chunk that is being written. Raises what that raised."""
+        for written in self._under_way:
+            written.result()
+        self._under_way = []
 
     def write(self, split: str, chunk: Chunk, rows: int) -> None:
         if rows == 0:
             return
+        self._wait()
         self._rows[split] = self._rows.get(split, 0) + rows
         for form in self._formats:
             writer = self._open.get((split, form))
@@ -99,9 +119,10 @@ class SplitFiles:
                 path = self._folder / _name(split, form)
                 path.parent.mkdir(exist_ok=True)
                 writer = self._open[split, form] = WRITERS[form](path, self._fields)
-            writer.write(chunk)
+            self._under_way.append(self._threads.submit(writer.write, chunk))
 
     def close(self) -> list[WrittenFile]:
+        self._wait()
         files = []
         for (split, form), writer in self._open.items():
             name = _name(split, form)

@@ -7,7 +7,7 @@ import hashlib
 import random
 import secrets
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +115,8 @@ class LabelStore:
         self._stored = self._duplicates = self._new_prompts = self._held = 0
         self._prompt_not_taken = 0
         self._completions: Counter[str] = Counter()
+        self._newest_before = 0
+        self._made: dict[tuple[int, int, bytes], int] = {}  # completions of the rows at hand
 
     def is_ours(self, policy: str) -> bool:
         return policy in self._ours
@@ -137,8 +139,11 @@ class LabelStore:
     def add(self, rows: Sequence[LabelRow], import_id: int) -> None:
         """Store what is new of these rows. Raises RowProblems."""
         user = _importer(self._session, self._study)
+        # What is not here before these rows has neither labels nor completions to compare with.
+        self._newest_before = self._session.scalar(select(func.max(Prompt.id))) or 0
+        self._made = {}
         prompt_ids = self._prompt_ids(rows, import_id)
-        known = self._known(user, [key for key in prompt_ids if key is not None])
+        known = self._known(user, self._older(prompt_ids))
         fresh: list[tuple[int, LabelRow]] = []
         for row, prompt_id in zip(rows, prompt_ids, strict=True):
             if prompt_id is None:
@@ -159,6 +164,9 @@ class LabelStore:
         for layer, labels in sorted(layers.items()):
             self._submit(self._batch(layer, import_id), user, labels, import_id)
         self._stored += len(fresh)
+
+    def _older(self, prompt_ids: Iterable[int | None]) -> set[int]:
+        return {key for key in prompt_ids if key is not None and key <= self._newest_before}
 
     def _prompt_ids(self, rows: Sequence[LabelRow], import_id: int) -> list[int | None]:
         """The prompt of each row; None where another stands for it, or the study does not take it:
@@ -242,6 +250,7 @@ class LabelStore:
                 for task_id in tasks
             ],
         )
+        guidelines = current_guidelines(self._session, self._study)
         about = [
             where
             | {
@@ -249,7 +258,7 @@ class LabelStore:
                 "assignment_id": assignment_id,
                 "simulated": user.simulated,
                 "prompt_id": prompt_id,
-                "guideline_version_id": current_guidelines(self._session, self._study).id,
+                "guideline_version_id": guidelines.id,
             }
             for assignment_id, (prompt_id, _) in zip(assignments, labels, strict=True)
         ]
@@ -302,11 +311,12 @@ class LabelStore:
                 func.sha256(func.convert_to(Completion.text, "UTF8")),
                 Completion.id,
             ).where(
-                among(Completion.prompt_id, {prompt_id for prompt_id, _ in labels}),
+                among(Completion.prompt_id, self._older(prompt_id for prompt_id, _ in labels)),
                 among(Completion.policy_id, list(self._policy_ids.values())),
             )
         )
         ids = {(prompt_id, policy_id, digest): key for prompt_id, policy_id, digest, key in here}
+        ids |= self._made
         samples = Counter((prompt_id, policy_id) for prompt_id, policy_id, _ in ids)
         fresh: dict[tuple[int, int, bytes], dict[str, Any]] = {}
         for (_, row), of_label in zip(labels, keys, strict=True):
@@ -325,7 +335,9 @@ class LabelStore:
                 samples[prompt_id, policy_id] += 1
                 self._completions[policy] += 1
         if fresh:
-            ids.update(zip(fresh, self._insert(Completion, list(fresh.values())), strict=True))
+            made = self._insert(Completion, list(fresh.values()))
+            self._made.update(zip(fresh, made, strict=True))
+        ids |= self._made
         return [[ids[key] for key in of_label] for of_label in keys]
 
     def _make_policies(self, names: Collection[str]) -> None:

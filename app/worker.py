@@ -1,8 +1,8 @@
 """The Celery object and its queues. Imports config only; tasks are registered by name.
 
-Two queues: `light` for what takes moments (advance a round, sweep, an export, a webhook), `train` for
-what holds a machine for hours. Messages only say "look at row N", are acknowledged early and may be
-lost: rows are the queue, and the sweep sends again what is due.
+Two queues: `light` for what takes moments (advance a round, sweep, an export, a webhook), `train`
+for what holds a machine for hours. Messages only say "look at row N", are acknowledged early and
+may be lost: rows are the queue, and the sweep sends again what is due.
 """
 
 from __future__ import annotations

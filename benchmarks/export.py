@@ -1,8 +1,8 @@
 """Exports at the paper's size: python -m benchmarks.export [--prompts 33000] [--kind comparisons].
 
 A database of its own is filled with so many prompts of K = 9 completions, each ranked
-once, without ties, by one of 40 labelers: 36 comparisons a prompt. Each text is about 360 characters
-that compress little. Printed for each export: seconds, rows, bytes, and the peak of this process's
+once, without ties, by one of 40 labelers: 36 comparisons a prompt. Each text is about 360
+characters that compress little. Printed for each export: seconds, rows, bytes, and the peak of this process's
 memory.
 """
 

@@ -2,8 +2,8 @@
 
 A database of its own is filled with so many prompts of K = 9 completions, each ranked
 once, without ties, by one of 40 labelers: 36 comparisons a prompt. Each text is about 360
-characters that compress little. Printed for each export: seconds, rows, bytes, and the peak of this process's
-memory.
+characters that compress little. Printed for each export: seconds, rows, bytes, and the peak of
+this process's memory.
 """
 
 from __future__ import annotations

@@ -182,6 +182,9 @@ def screens(session: Session, demo: Study) -> Iterator[Screen]:
         "guidelines": "/guidelines",
         "guidelines-edit": "/guidelines/edit",
         "flags": "/flags",
+        "pii": "/pii",
+        "exports": "/exports",
+        "api": "/api",
         "settings": "/settings",
     }.items():
         yield Screen(f"researcher-{name}", "researcher", study + path)

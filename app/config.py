@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -45,6 +46,12 @@ class Settings(BaseSettings):
         "`accelerate launch --num_processes 4`; one plain Python process when empty.",
     )
     max_upload_bytes: int = Field(default=2_000_000_000, ge=1)
+    import_processes: int = Field(
+        default_factory=lambda: min(os.cpu_count() or 1, 4),
+        ge=0,
+        description="Processes that look at the prompts of a large file beside the one that stores "
+        "them; as many as cores, 4 at most. 0: that one looks at them too.",
+    )
     max_prompt_characters: int = Field(default=32_000, ge=1)
 
     @property

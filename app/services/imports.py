@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, BinaryIO, Final, Generic, Protocol, TypeVar
 
 from sqlalchemy import insert, select, update
@@ -27,8 +29,10 @@ from app.services.importing.problems import ImportRefused as ImportRefused
 from app.services.importing.prompt_rows import PromptFile
 from app.services.importing.records import Names, Record, read_records
 from app.services.importing.report import ImportReport as ImportReport
+from app.services.preparation.helpers import HelperGone
 
-CHUNK = 2_000  # rows that are held and stored at a time
+CHUNK = 2_000  # rows that are held and stored at a time, or fewer that are long
+CHUNK_CHARACTERS = 4_000_000
 
 PROGRESS = 500  # rows after which it is said how far the reading is
 
@@ -54,8 +58,18 @@ class RecordFile(Protocol[Row]):
     def parse(self, values: Mapping[str, Any], line: int) -> Row | None:
         """The row to store, None for a duplicate. Raises RowProblem."""
 
+    def size(self, row: Row) -> int:
+        """Characters of its texts."""
+
     def store(self, rows: Sequence[Row], import_id: int) -> None:
-        """Raises RowProblems for what shows only beside the rows that are stored."""
+        """Store these, at once or by the end. Raises RowProblems for what shows only beside the
+        rows that are stored, and HelperGone."""
+
+    def finish(self, import_id: int) -> None:
+        """Store what waits. Raises as `store`."""
+
+    def close(self) -> None:
+        """Called at the end, whatever it was."""
 
     def counts(self) -> dict[str, Any]:
         """The kind's own fields of ImportReport, `stored` among them."""
@@ -213,7 +227,7 @@ def _import(
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     before = _imported_before(session, study, records.kind, sha256)
     # A savepoint, so that a caller who shows the refusal and commits commits nothing of the file.
-    with session.begin_nested() as savepoint:
+    with session.begin_nested() as savepoint, closing(records):
         import_id = session.scalars(
             insert(Import).returning(Import.id),
             {
@@ -253,6 +267,7 @@ class _Reader(Generic[Row]):
         self._import_id = import_id
         self._problems = problems
         self._chunk: list[Row] = []
+        self._characters = 0  # of the chunk
         self.read = 0
         self.left_out: dict[str, list[int]] = {}  # lines by reason
 
@@ -264,12 +279,13 @@ class _Reader(Generic[Row]):
                 row = self._parse(values, record.line)
                 if row is not None and not self._problems.count:
                     self._chunk.append(row)
+                    self._characters += self._records.size(row)
         except LeftOut as reason:
             self.read += 1
             self._leave_out(record.line, reason)
         except RowProblem as problem:
             self._problems.add(record.line, str(problem))
-        if len(self._chunk) >= CHUNK:
+        if len(self._chunk) >= CHUNK or self._characters >= CHUNK_CHARACTERS:
             self._store()
 
     def _parse(self, values: Mapping[str, Any], line: int) -> Row | None:
@@ -288,16 +304,23 @@ class _Reader(Generic[Row]):
             self._problems.stop(None, "the file has a header and no rows")
         if self._chunk:
             self._store()
+        if not self._problems.count:
+            self._note(self._records.finish)
         if self._problems.count:
             raise self._problems.refusal()
 
     def _store(self) -> None:
-        chunk, self._chunk = self._chunk, []
+        chunk, self._chunk, self._characters = self._chunk, [], 0
+        self._note(partial(self._records.store, chunk))
+
+    def _note(self, store: Callable[[int], None]) -> None:
         try:
-            self._records.store(chunk, self._import_id)
+            store(self._import_id)
         except RowProblems as found:
             for line, reason in found.problems:
                 self._problems.add(line, reason)
+        except HelperGone as gone:
+            self._problems.stop(None, str(gone))
 
 
 def _read(

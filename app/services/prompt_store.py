@@ -80,11 +80,12 @@ def store_prompts(
 def _found_out(prepared: Prepared | None) -> tuple[Any, ...]:
     if prepared is None:
         return (None, None, None, PiiState.clear.value, None, None, None)
-    spans = [{"kind": span.kind, "start": span.start, "end": span.end} for span in prepared.spans]
-    suggestion = prepared.suggestion
+    found = prepared.found
+    spans = [{"kind": span.kind, "start": span.start, "end": span.end} for span in found.spans]
+    suggestion = found.suggestion
     return (
-        prepared.language,
-        prepared.tokens,
+        found.language,
+        found.tokens,
         prepared.group,
         (PiiState.held if spans else PiiState.clear).value,
         Jsonb(spans) if spans else None,

@@ -31,6 +31,7 @@ from app.models import (
 )
 from app.services.bulk import among, copy_rows, next_ids
 from app.services.few_shot import FewShot
+from app.services.preparation.findings import Findings
 from app.services.preparation.sifting import Folded, Preparation, Prepared
 from app.services.prompt_store import store_prompts, write_down
 
@@ -183,11 +184,13 @@ def add_prompts(
     import_id: int | None = None,
     shares: Mapping[Split, float] = DEFAULT_SHARES,
     preparation: Preparation | None = None,
+    found: Mapping[str, Findings] | None = None,
 ) -> AddedPrompts:
     """Store what is new; a row whose text the study already has is an exact duplicate.
 
     A source user's split is drawn at first sight and kept for good, whatever `shares` are later.
-    With `preparation` its steps decide too, else nothing but the text does. Raises Invalid for an
+    With `preparation` its steps decide too, else nothing but the text does; `found` holds what its
+    examiner says of the rows, by text_sha256, where it was asked before. Raises Invalid for an
     empty or too long text, NameTaken for an external id of another text.
     """
     session.refresh(study, ["split_key"], with_for_update={"key_share": True})  # one at a time
@@ -195,7 +198,14 @@ def add_prompts(
     added = AddedPrompts()
     for start in range(0, len(rows), CHUNK):
         _add_chunk(
-            session, study, rows[start : start + CHUNK], added, import_id, shares, preparation
+            session,
+            study,
+            rows[start : start + CHUNK],
+            added,
+            import_id,
+            shares,
+            preparation,
+            found,
         )
     return added
 
@@ -208,6 +218,7 @@ def _add_chunk(
     import_id: int | None,
     shares: Mapping[Split, float],
     preparation: Preparation | None,
+    found: Mapping[str, Findings] | None,
 ) -> None:
     for row in rows:
         _check(row)
@@ -225,7 +236,8 @@ def _add_chunk(
     else:
         chosen = []
         sides = {name: split for name, (_, split) in users.items()}
-        for decision in preparation.sift(list(fresh.values()), sides):
+        known = None if found is None else [found[sha256] for sha256 in fresh]
+        for decision in preparation.sift(list(fresh.values()), sides, known):
             if isinstance(decision, Folded):
                 folded.append(decision)
             else:
@@ -233,11 +245,11 @@ def _add_chunk(
     ids = store_prompts(session, study, chosen, users, import_id)
     stored.update(zip((row.sha256 for row, _ in chosen), ids, strict=True))
     if preparation is not None:
-        made = [(found, key) for (_, found), key in zip(chosen, ids, strict=True) if found]
+        made = [(one, key) for (_, one), key in zip(chosen, ids, strict=True) if one]
         preparation.remember(made)
     added.stored += len(chosen)
     added.own_users += sum(row.user is None for row, _ in chosen)
-    added.held += sum(bool(found and found.spans) for _, found in chosen)
+    added.held += sum(bool(one and one.found.spans) for _, one in chosen)
     write_down(
         session,
         study,

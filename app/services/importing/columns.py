@@ -55,6 +55,8 @@ def short_name(values: Mapping[str, Any], names: Names) -> str | None:
 
 def _plain(name: str, value: str) -> str:
     """The name itself. Raises RowProblem for what would make it look like another on a page."""
+    if value.isprintable():  # then it holds none of them
+        return value
     for character in value:
         code = f"\\u{ord(character):04x}"
         if character in TURNS:
@@ -149,6 +151,8 @@ def _check_json(name: str, value: Any) -> None:
 
 def storable(name: str, value: str) -> str:
     """The text itself. Raises RowProblem for what PostgreSQL or UTF-8 cannot hold."""
+    if value.isascii() and "\0" not in value:  # most often
+        return value
     if "\0" in value:
         raise RowProblem(f"{name} holds a NUL character, which the database cannot keep")
     try:

@@ -16,7 +16,7 @@ from app.models import Completion, Policy, PolicyKind, Study
 from app.services import prompts
 from app.services.importing import columns
 from app.services.importing.problems import LeftOut, RowProblem
-from app.services.importing.records import Names
+from app.services.importing.records import Names, StoredAtOnce
 from app.services.prompts import PromptIndex
 
 COMPLETION: Final[Names] = ("completion", "output", "text")
@@ -36,7 +36,7 @@ class CompletionRow:
     score: float | None
 
 
-class CompletionFile:
+class CompletionFile(StoredAtOnce):
     """Turns records into completions of external policies, which are made at first sight.
 
     A system's second text for a prompt is a further sample; the same text again is a duplicate.
@@ -126,6 +126,9 @@ class CompletionFile:
         if sha256 is not None and sha256 != named:
             raise RowProblem(f'the prompt\'s text is not that of "{external_id}" in this study')
         return known.by_text.get(named)
+
+    def size(self, row: CompletionRow) -> int:
+        return len(row.text)
 
     def store(self, rows: Sequence[CompletionRow], import_id: int) -> None:
         fresh = dict.fromkeys(row.model for row in rows if row.model not in self._policy_ids)

@@ -17,7 +17,7 @@ from app.services.importing import columns, shapes
 from app.services.importing.dialogues import listed
 from app.services.importing.label_store import LabelRow, LabelStore
 from app.services.importing.problems import LeftOut, RowProblem
-from app.services.importing.records import Names, json_kind
+from app.services.importing.records import Names, StoredAtOnce, json_kind
 from app.services.prompts import PromptRow
 
 PROMPT: Final[Names] = shapes.TEXT
@@ -29,7 +29,7 @@ RANKS: Final = "ranks"
 MODELS: Final = "models"
 
 
-class LabelFile(ABC):
+class LabelFile(StoredAtOnce, ABC):
     """What the three kinds share: the prompt of a row, and where labels go."""
 
     kind: str
@@ -63,6 +63,9 @@ class LabelFile(ABC):
     @abstractmethod
     def _label(self, prompt: PromptRow, values: Mapping[str, Any]) -> LabelRow:
         """What the row says about its prompt. Raises RowProblem, LeftOut."""
+
+    def size(self, row: LabelRow) -> int:
+        return len(row.prompt.text) + sum(map(len, row.texts))
 
     def store(self, rows: Sequence[LabelRow], import_id: int) -> None:
         self._store.add(rows, import_id)

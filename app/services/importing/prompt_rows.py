@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Final
 
 from sqlalchemy.orm import Session
@@ -12,7 +14,9 @@ from app.models import Study
 from app.services.importing import columns
 from app.services.importing.problems import RowProblem, RowProblems
 from app.services.importing.records import Names
-from app.services.preparation.sifting import Preparation
+from app.services.preparation.findings import Findings
+from app.services.preparation.helpers import Helpers
+from app.services.preparation.sifting import Preparation, asked_of
 from app.services.prompts import AddedPrompts, NameTaken, PromptRow, add_prompts
 
 PROMPT: Final[Names] = ("prompt", "text", "instruction")
@@ -32,8 +36,16 @@ USED: Final = {
 }
 
 
+# A chunk, and what the helpers find out about it; None while there are none.
+_Waiting = tuple[Sequence[PromptRow], Future[list[Findings]] | None]
+
+
 class PromptFile:
-    """Turns records into prompts. What it has no column for stays in the prompt's details."""
+    """Turns records into prompts. What it has no column for stays in the prompt's details.
+
+    From the second chunk on other processes look at the texts of the next ones while this one
+    decides and stores. The chunks are stored in their order, so it makes no difference otherwise.
+    """
 
     kind = "prompts"
     required: Sequence[Names] = ((*PROMPT, *FEW_SHOT),)
@@ -43,8 +55,11 @@ class PromptFile:
         self._study = study
         self._preparation = Preparation(session, study)
         self._limit = get_settings().max_prompt_characters
+        self._processes = get_settings().import_processes
         self._added = AddedPrompts()
         self._unused: dict[str, None] = {}
+        self._helpers: Helpers | None = None
+        self._waiting: deque[_Waiting] = deque()
 
     def parse(self, values: Mapping[str, Any], line: int) -> PromptRow:
         few_shot = columns.few_shot(values, FEW_SHOT)
@@ -70,7 +85,36 @@ class PromptFile:
         self._unused.update(dict.fromkeys(row.details))
         return row
 
+    def size(self, row: PromptRow) -> int:
+        return len(row.text)
+
     def store(self, rows: Sequence[PromptRow], import_id: int) -> None:
+        if self._waiting and self._helpers is None and self._processes:
+            self._helpers = Helpers(self._preparation.examiner, self._processes)
+            self._waiting = deque((first, self._look(first)) for first, _ in self._waiting)
+        self._waiting.append((rows, self._look(rows)))
+        if len(self._waiting) > max(1, self._processes):
+            self._store(import_id)
+
+    def finish(self, import_id: int) -> None:
+        while self._waiting:
+            self._store(import_id)
+
+    def close(self) -> None:
+        if self._helpers is not None:
+            self._helpers.close()
+
+    def _look(self, rows: Sequence[PromptRow]) -> Future[list[Findings]] | None:
+        return None if self._helpers is None else self._helpers.look(asked_of(rows))
+
+    def _store(self, import_id: int) -> None:
+        """Store the chunk that has waited longest."""
+        rows, future = self._waiting.popleft()
+        found: dict[str, Findings] | None = None
+        if future is not None:
+            found = {}
+            for row, one in zip(rows, future.result(), strict=True):
+                found.setdefault(row.sha256, one)  # of texts that are one, the first is taken
         try:
             added = add_prompts(
                 self._session,
@@ -78,6 +122,7 @@ class PromptFile:
                 rows,
                 import_id=import_id,
                 preparation=self._preparation,
+                found=found,
             )
         except NameTaken as taken:
             raise RowProblems([(row.line, taken.reason(row)) for row in taken.rows]) from None

@@ -20,6 +20,7 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select, update
@@ -35,17 +36,12 @@ from app.models import (
     Study,
 )
 from app.services.bulk import among, copy_rows
+from app.services.preparation.findings import Asked, Examiner, Findings
 from app.services.preparation.near_index import NearIndex
-from app.services.preparation.pii import Span, find_pii
 from app.services.preparation.settings import PreparationSettings, settings_of
 from app.services.preparation.sketches import bands, jaccard, shingles
-from app.services.preparation.texts import (
-    comparison_form,
-    count_tokens,
-    language_of,
-    prefix_hash,
-)
-from app.services.preparation.use_cases import Suggestion, train_on_study
+from app.services.preparation.texts import comparison_form, prefix_hash
+from app.services.preparation.use_cases import train_on_study
 
 if TYPE_CHECKING:
     from app.services.prompts import PromptRow
@@ -60,14 +56,12 @@ class Prepared:
 
     row: PromptRow
     split: Split
-    language: str | None
-    tokens: int
-    spans: Sequence[Span]
-    suggestion: Suggestion | None
-    prefix: int | None
-    bands: Sequence[int]
-    shingles: Set[int]
+    found: Findings
     group: int | None = None
+
+    @cached_property
+    def shingles(self) -> Set[int]:
+        return shingles(comparison_form(self.row.text))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +87,6 @@ class _Known:
 
 # What repeats, how, and for near-duplicates how much.
 _Match = tuple[_Known | Prepared, FoldReason, float | None]
-
-
-@dataclass(frozen=True)
-class _Sketch:
-    prefix: int | None
-    bands: Sequence[int]
-    shingles: Set[int]
 
 
 @dataclass
@@ -131,24 +118,34 @@ class Preparation:
         self.settings = settings or settings_of(study)
         self._index = None if few or not self.settings.near_similarity else NearIndex()
         self._ids = array("q")  # prompt id by number in the index
-        self._classifier = train_on_study(session, study)
+        self.examiner = Examiner(
+            max_tokens=self.settings.max_tokens,
+            tokenizer=self.settings.tokenizer,
+            prefix_characters=self.settings.prefix_characters,
+            pii=self.settings.pii,
+            classifier=train_on_study(session, study),
+        )
         if self.settings.near_similarity or self.settings.prefix_characters:
             self._sketch_missing()
         if self._index is not None:
             self._load(self._index)
 
     def sift(
-        self, rows: Sequence[PromptRow], sides: Mapping[str, Split]
+        self,
+        rows: Sequence[PromptRow],
+        sides: Mapping[str, Split],
+        found: Sequence[Findings] | None = None,
     ) -> list[Prepared | Folded]:
-        """A decision a row, in the order of the rows. `sides` has the split of each source."""
-        sketches = [self._sketch(row) for row in rows]
-        near = [self._candidates(sketch) for sketch in sketches]
-        seen = self._seen(sketches, {prompt_id for ids in near for prompt_id in ids})
+        """A decision a row, in the order of the rows. `sides` has the split of each source, `found`
+        what the examiner says of each row where that is known already."""
+        if found is None:
+            found = self.examiner(asked_of(rows))
+        near = [self._candidates(one) for one in found]
+        seen = self._seen(found, {prompt_id for ids in near for prompt_id in ids})
         taken = self._taken({row.user for row in rows if row.user is not None})
         decisions: list[Prepared | Folded] = []
-        for row, sketch, ids in zip(rows, sketches, near, strict=True):
-            matches = self._matches(sketch, ids, seen)
-            decision = self._decide(row, sketch, sides[row.source], matches, taken)
+        for row, one, ids in zip(rows, found, near, strict=True):
+            decision = self._decide(row, one, sides[row.source], ids, seen, taken)
             if isinstance(decision, Prepared):
                 self._take(decision, seen)
             decisions.append(decision)
@@ -158,42 +155,39 @@ class Preparation:
         """Keep the sketches of what was stored, with the ids that it has now."""
         if self._index is not None:
             for prepared, prompt_id in stored:
-                self._index.add(prepared.bands)
+                self._index.add(prepared.found.bands)
                 self._ids.append(prompt_id)
         copy_rows(
             self._session,
             PromptSketch,
             ["prompt_id", "study_id", "prefix", "bands"],
-            ((key, self._study.id, made.prefix, _array(made.bands)) for made, key in stored),
+            (
+                (key, self._study.id, made.found.prefix, _array(made.found.bands))
+                for made, key in stored
+            ),
         )
 
-    def _sketch(self, row: PromptRow) -> _Sketch:
-        form = comparison_form(row.normalized)
-        shingled = shingles(form)
-        prefix = prefix_hash(form, self.settings.prefix_characters)
-        return _Sketch(prefix, bands(shingled), shingled)
-
-    def _candidates(self, sketch: _Sketch) -> list[int]:
+    def _candidates(self, found: Findings) -> list[int]:
         """Ids of stored prompts that may be near."""
-        if not self.settings.near_similarity:
+        if not self.settings.near_similarity or not found.bands:
             return []
         if self._index is not None:
-            return [self._ids[number] for number in self._index.near(sketch.bands)[:LOOKED_AT]]
+            return [self._ids[number] for number in self._index.near(found.bands)[:LOOKED_AT]]
         return list(
             self._session.scalars(
                 select(PromptSketch.prompt_id)
                 .where(
                     PromptSketch.study_id == self._study.id,
-                    PromptSketch.bands.overlap(list(sketch.bands)),
+                    PromptSketch.bands.overlap(list(found.bands)),
                 )
                 .order_by(PromptSketch.prompt_id)
                 .limit(LOOKED_AT)
             )
         )
 
-    def _seen(self, sketches: Sequence[_Sketch], wanted: set[int]) -> _Seen:
+    def _seen(self, found: Sequence[Findings], wanted: set[int]) -> _Seen:
         """The stored prompts that the chunk may repeat, in two queries."""
-        prefixes = {sketch.prefix for sketch in sketches if sketch.prefix is not None}
+        prefixes = {one.prefix for one in found if one.prefix is not None}
         if prefixes:
             wanted.update(
                 self._session.scalars(
@@ -241,15 +235,16 @@ class Preparation:
     def _decide(
         self,
         row: PromptRow,
-        sketch: _Sketch,
+        found: Findings,
         side: Split,
-        matches: Sequence[_Match],
+        ids: Sequence[int],
+        seen: _Seen,
         taken: Counter[str],
     ) -> Prepared | Folded:
         settings = self.settings
-        tokens = count_tokens(row.text, settings.tokenizer)
-        if tokens > settings.max_tokens:
+        if found.tokens > settings.max_tokens:
             return Folded(row=row, reason=FoldReason.over_length)
+        matches = self._matches(row, found, ids, seen)
         stands = next((match for match in matches if match[0].split != side), None)
         reason = FoldReason.other_side
         if stands is None and matches and settings.near_duplicates == "fold":
@@ -262,46 +257,37 @@ class Preparation:
             if taken[row.user] >= settings.cap:
                 return Folded(row=row, reason=FoldReason.over_cap)
             taken[row.user] += 1
-        return Prepared(
-            row=row,
-            split=side,
-            language=language_of(row.text),
-            tokens=tokens,
-            spans=find_pii(row.text) if settings.pii else [],
-            suggestion=self._suggest(row),
-            prefix=sketch.prefix,
-            bands=sketch.bands,
-            shingles=sketch.shingles,
-            group=self._join(matches[0][0], side) if matches else None,
-        )
+        group = self._join(matches[0][0], side) if matches else None
+        return Prepared(row=row, split=side, found=found, group=group)
 
-    def _matches(self, sketch: _Sketch, ids: Sequence[int], seen: _Seen) -> list[_Match]:
+    def _matches(
+        self, row: PromptRow, found: Findings, ids: Sequence[int], seen: _Seen
+    ) -> list[_Match]:
         """The prompts that this one repeats, the one of the same prefix first, then the nearest."""
-        found: list[_Match] = []
-        if sketch.prefix is not None and sketch.prefix in seen.by_prefix:
-            found.append((seen.by_prefix[sketch.prefix], FoldReason.prefix, None))
+        matches: list[_Match] = []
+        if found.prefix is not None and found.prefix in seen.by_prefix:
+            matches.append((seen.by_prefix[found.prefix], FoldReason.prefix, None))
         if not self.settings.near_similarity:
-            return found
-        known: list[_Known | Prepared] = [seen.stored[key] for key in ids]
-        pending = {
-            id(prepared): prepared
-            for band in sketch.bands
-            for prepared in seen.pending.get(band, ())[:LOOKED_AT]
-        }
-        near: list[tuple[float, _Known | Prepared]] = [
-            (jaccard(sketch.shingles, other.shingles), other)
-            for other in (*known, *pending.values())
-        ]
-        near = [match for match in near if match[0] >= self.settings.near_similarity]
-        near.sort(key=lambda match: -match[0])
-        return found + [(other, FoldReason.near, round(value, 3)) for value, other in near]
+            return matches
+        others: list[_Known | Prepared] = [seen.stored[key] for key in ids]
+        pending = seen.pending.keys() & found.bands
+        if pending:
+            near = (seen.pending[band][:LOOKED_AT] for band in found.bands if band in pending)
+            others += {id(prepared): prepared for few in near for prepared in few}.values()
+        if not others:  # most often
+            return matches
+        mine = shingles(comparison_form(row.text))
+        alike = [(jaccard(mine, other.shingles), other) for other in others]
+        alike = [match for match in alike if match[0] >= self.settings.near_similarity]
+        alike.sort(key=lambda match: -match[0])
+        return matches + [(other, FoldReason.near, round(value, 3)) for value, other in alike]
 
     def _take(self, prepared: Prepared, seen: _Seen) -> None:
         """From here on later rows of the chunk are compared with this one too."""
-        for band in prepared.bands:
+        for band in prepared.found.bands:
             seen.pending.setdefault(band, []).append(prepared)
-        if prepared.prefix is not None:
-            seen.by_prefix.setdefault(prepared.prefix, prepared)
+        if prepared.found.prefix is not None:
+            seen.by_prefix.setdefault(prepared.found.prefix, prepared)
 
     def _join(self, match: _Known | Prepared, side: Split) -> int:
         """The group of a prompt; made if it has none."""
@@ -322,11 +308,6 @@ class Preparation:
         self._session.add(group)
         self._session.flush()
         return group.id
-
-    def _suggest(self, row: PromptRow) -> Suggestion | None:
-        if self._classifier is None or row.use_case is not None:
-            return None
-        return self._classifier.suggest(row.text)
 
     def _load(self, index: NearIndex) -> None:
         rows = self._session.execute(
@@ -358,6 +339,11 @@ class Preparation:
                 made.append((prompt_id, self._study.id, prefix, _array(bands(shingles(form)))))
             columns = ["prompt_id", "study_id", "prefix", "bands"]
             copy_rows(self._session, PromptSketch, columns, made)
+
+
+def asked_of(rows: Sequence[PromptRow]) -> list[Asked]:
+    """What the examiner is asked about them."""
+    return [Asked(row.text, row.use_case is None) for row in rows]
 
 
 def _array(numbers: Sequence[int]) -> str:

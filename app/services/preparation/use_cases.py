@@ -14,12 +14,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 from zlib import crc32
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+if TYPE_CHECKING:  # a process that only suggests needs no database
+    from sqlalchemy.orm import Session
 
-from app.models import Prompt, Study, UseCase
+    from app.models import Study, UseCase
 
 FEATURES = 1 << 14
 WORDS = 80  # of a prompt's beginning: what is asked stands there more than in what is pasted
@@ -76,6 +77,10 @@ def _features(text: str) -> Iterator[int]:
 
 def train_on_study(session: Session, study: Study) -> Classifier | None:
     """A classifier of the study's tagged prompts; None while they are too few or all of one."""
+    from sqlalchemy import select
+
+    from app.models import Prompt
+
     rows = session.execute(
         select(Prompt.text, Prompt.use_case)
         .where(Prompt.study_id == study.id, Prompt.use_case.is_not(None))

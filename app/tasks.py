@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import structlog
 
-from app import background, execution
+from app import background, execution, sampling
 from app.db import enqueue, task_session
 from app.services import assignments, exports, rounds, runs, uploads, webhooks
+from app.services.external import queue
 from app.worker import celery, stopping
 
 log = structlog.get_logger()
@@ -37,6 +38,12 @@ def import_upload(upload_id: int) -> None:
     background.import_upload(upload_id)
 
 
+@celery.task(name="app.tasks.sample_system")  # type: ignore[untyped-decorator]
+def sample_system(sampling_id: int) -> None:
+    """Go on with sampling N if it is due."""
+    sampling.sample_system(sampling_id, stopping)
+
+
 @celery.task(name="app.tasks.deliver_webhook")  # type: ignore[untyped-decorator]
 def deliver_webhook(delivery_id: int) -> None:
     """Send message N if it is due."""
@@ -55,6 +62,8 @@ def sweep() -> None:
             enqueue(session, "make_export", export_id)
         for upload_id in uploads.due(session):
             enqueue(session, "import_upload", upload_id)
+        for sampling_id in queue.due(session):
+            enqueue(session, "sample_system", sampling_id)
         for delivery_id in webhooks.due(session):
             enqueue(session, "deliver_webhook", delivery_id)
     with task_session() as session:

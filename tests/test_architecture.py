@@ -23,7 +23,7 @@ LAYERS = (
     ("app.db", "app.storage", "app.render", "app.errors", "app.bundled", "app.embedded"),
     ("app.models", "app.migrate"),
     ("app.services",),
-    ("app.routes", "app.background", "app.execution", "app.worker"),
+    ("app.routes", "app.background", "app.execution", "app.sampling", "app.worker"),
     ("app.tasks", "app.main", "app.demo", "app.starter", "app.supervisor", "app.terminal"),
     ("app.doctor", "app.cli"),
 )

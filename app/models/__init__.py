@@ -2,6 +2,7 @@
 
 from app.models.evaluations import Evaluation, EvaluationPolicy
 from app.models.exports import ApiToken, Export, Webhook, WebhookDelivery
+from app.models.external import ExternalSystem, Sampling, SamplingRequest
 from app.models.kinds import (
     AssignmentState,
     CheckpointKind,
@@ -17,10 +18,12 @@ from app.models.kinds import (
     PolicyKind,
     Pool,
     Purpose,
+    RequestState,
     Role,
     RoundState,
     RunKindName,
     RunState,
+    SamplingState,
     SnapshotKind,
     Split,
     TokenScope,
@@ -93,6 +96,7 @@ __all__ = [
     "ExportKind",
     "ExportShape",
     "ExportState",
+    "ExternalSystem",
     "Flag",
     "FoldReason",
     "FoldedPrompt",
@@ -116,6 +120,7 @@ __all__ = [
     "Ranking",
     "RankingItem",
     "Rating",
+    "RequestState",
     "Role",
     "Round",
     "RoundState",
@@ -124,6 +129,9 @@ __all__ = [
     "RunKindName",
     "RunMetric",
     "RunState",
+    "Sampling",
+    "SamplingRequest",
+    "SamplingState",
     "Snapshot",
     "SnapshotDemonstration",
     "SnapshotKind",

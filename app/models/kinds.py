@@ -68,7 +68,25 @@ class FoldReason(StrEnum):
 
 class PolicyKind(StrEnum):
     checkpoint = "checkpoint"  # one of our own
-    external = "external"  # completions that were imported
+    external = "external"  # another system's completions: imported, or sampled from its endpoint
+
+
+class SamplingState(StrEnum):
+    """Of what an external system's endpoint is asked for."""
+
+    queued = "queued"
+    running = "running"  # claimed by a worker until lease_until
+    finished = "finished"  # every request was answered, or cannot be
+    failed = "failed"  # the system as a whole does not answer; what came is kept
+    cancelled = "cancelled"  # by a researcher; what came is kept
+
+
+class RequestState(StrEnum):
+    """Of one completion that is asked for."""
+
+    waiting = "waiting"
+    done = "done"
+    failed = "failed"
 
 
 class LabelKind(StrEnum):

@@ -15,6 +15,7 @@ from app.models import (
     Batch,
     Completion,
     Demonstration,
+    ExternalSystem,
     FoldedPrompt,
     Import,
     LabelTask,
@@ -24,6 +25,7 @@ from app.models import (
     Prompt,
     Ranking,
     RankingItem,
+    SamplingRequest,
     SnapshotDemonstration,
     SnapshotPrompt,
     SnapshotRanking,
@@ -84,6 +86,10 @@ def _dependents(session: Session, record: Import) -> list[str]:
                 Completion.import_id.is_distinct_from(record.id),
             ),
             "completions from elsewhere answer its prompts",
+        ),
+        (
+            select(SamplingRequest.id).where(SamplingRequest.prompt_id.in_(prompts)),
+            "requests to external systems are about its prompts",
         ),
         (
             select(FoldedPrompt.id).where(
@@ -159,11 +165,12 @@ def _delete(session: Session, study: Study, record: Import) -> None:
         (FoldedPrompt, FoldedPrompt.import_id == record.id),
         (Prompt, Prompt.import_id == record.id),
         (
-            Policy,  # made for the file, unless others have completed with it since
+            Policy,  # made for the file, unless others have completed with it since, or it is asked
             Policy.id.in_(policies)
             & (Policy.study_id == study.id)
             & (Policy.kind == PolicyKind.external)
-            & ~exists().where(Completion.policy_id == Policy.id),
+            & ~exists().where(Completion.policy_id == Policy.id)
+            & ~exists().where(ExternalSystem.policy_id == Policy.id),
         ),
     ]
     for table, condition in doomed:

@@ -18,7 +18,8 @@ import torch
 from trainer.config import BaseConfig
 from trainer.contract import LEARNING_RATE, LOSS, MODEL, SFT_VALID_LOSS, ContractError, TextRecord
 from trainer.data import Encoder, endless, load_records, packed_rows
-from trainer.models import PAD, device, packed_loss, save_model
+from trainer.models import PAD, device, save_model, use_packed_attention
+from trainer.passes import mean_language_loss
 from trainer.run import Run, cosine_to_tenth, set_learning_rate
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def new_model(config: BaseConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrai
     """An untrained GPT-NeoX of the configured size, without dropout."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-    model = GPTNeoXForCausalLM(
+    model: PreTrainedModel = GPTNeoXForCausalLM(
         GPTNeoXConfig(
             vocab_size=len(tokenizer),
             max_position_embeddings=config.context,
@@ -85,7 +86,9 @@ def new_model(config: BaseConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrai
             use_cache=False,
         )
     )
-    return model.to(device())  # type: ignore[no-any-return, arg-type]
+    model = model.to(device())  # type: ignore[arg-type]
+    use_packed_attention(model)
+    return model
 
 
 def train_base(run_dir: Path) -> None:
@@ -105,8 +108,8 @@ def train_base(run_dir: Path) -> None:
         max_completion_tokens=config.context,
     )
     width = config.row_tokens
-    train = packed_rows(encoder.documents(records[held_out:]), width, encoder.pad)
-    valid = packed_rows(encoder.documents(records[:held_out]), width, encoder.pad)
+    train = packed_rows(encoder.documents(records[held_out:]), width)
+    valid = packed_rows(encoder.documents(records[:held_out]), width)
 
     run.seed(0, purpose=1)
     model = new_model(config, tokenizer).train()
@@ -134,23 +137,21 @@ def train_base(run_dir: Path) -> None:
         rate = config.learning_rate * cosine_to_tenth(step, config.steps, warmup=warmup)
         set_learning_rate(optimizer, rate)
         picked = endless(len(train), run.spec.seed, step * config.batch_rows, config.batch_rows)
-        loss = packed_loss(model, train.pick(picked, device()))
         optimizer.zero_grad()
-        loss.backward()
+        documents = [document for i in picked for document in train[i]]
+        loss = mean_language_loss(model, documents, config.batch_rows * width, weight=1.0)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
         optimizer.step()
 
         done = step + 1
         if done % 10 == 0 or done == config.steps:
-            metrics.write(done, {LOSS: loss.item(), LEARNING_RATE: rate})
+            metrics.write(done, {LOSS: loss, LEARNING_RATE: rate})
         checkpoints.after(done)
 
     model.eval()
-    with torch.no_grad():
-        rows = valid.pick(range(min(64, len(valid))), device())
-        valid_loss = packed_loss(model, rows).item()
+    documents = [document for row in valid[:64] for document in row]
     figures = {
-        SFT_VALID_LOSS: valid_loss,
+        SFT_VALID_LOSS: mean_language_loss(model, documents, config.batch_rows * width),
         "base/parameters": float(sum(p.numel() for p in model.parameters())),
         "base/tokens_seen": float(config.steps * config.batch_rows * width),
     }

@@ -122,6 +122,7 @@ class _Optimized(_Config):
 
     max_prompt_tokens: int = 1000
     max_completion_tokens: int = 1000
+    pass_tokens: int = 16_384  # at most, in one forward and backward pass
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
     adam_eps: float = 1e-5
@@ -129,7 +130,7 @@ class _Optimized(_Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(1, "max_prompt_tokens", "max_completion_tokens")
+        self._at_least(1, "max_prompt_tokens", "max_completion_tokens", "pass_tokens")
         self._fraction("adam_beta1", "adam_beta2")
         self._above_zero("adam_eps", "gradient_clip")
 
@@ -202,7 +203,6 @@ class PPOConfig(_Optimized):
             "episodes": 6144,
             "batch_episodes": 128,
             "minibatches": 2,
-            "pass_episodes": 32,
             "policy_learning_rate": 7e-4,
             "value_learning_rate": 1e-3,
             "kl_coefficient": 0.2,
@@ -219,7 +219,6 @@ class PPOConfig(_Optimized):
     episodes: int = 256_000
     batch_episodes: int = 512  # episodes an iteration
     minibatches: int = 8
-    pass_episodes: int = 64  # at most, in one forward and backward pass
     inner_epochs: int = 1
     policy_learning_rate: float = 9e-6  # constant after the warm-up
     value_learning_rate: float = 9e-6
@@ -242,7 +241,6 @@ class PPOConfig(_Optimized):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(1, "episodes", "batch_episodes", "minibatches", "inner_epochs")
-        self._at_least(1, "pass_episodes")
         self._at_least(1, "kl_horizon")
         self._at_least(0, "warmup_iterations", "kl_coefficient", "ptx_coefficient")
         self._at_least(2, "ptx_tokens")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -85,115 +86,72 @@ class Encoder:
         return [[*ids, self.eos] for ids in self.text([r.text for r in records])]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Documents packed into rows: tokens (N, T); segment (N, T) numbers the documents of a row from
-    0 and is -1 on padding.
-    """
-
-    tokens: Tensor
-    segment: Tensor
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def pick(self, indices: Sequence[int], to: torch.device) -> Rows:
-        """Some of the rows, on a device."""
-        return Rows(self.tokens[indices].to(to), self.segment[indices].to(to))
-
-
-def packed_rows(documents: Iterable[Sequence[int]], row_tokens: int, pad: int) -> Rows:
+def packed_rows(documents: Iterable[Sequence[int]], row_tokens: int) -> list[list[Sequence[int]]]:
     """Documents in order, as many in a row as fit whole; one longer than a row is cut into pieces.
 
-    Raises ContractError where there is nothing to predict in them.
+    A row is the unit of drawing; its documents never see each other. Pieces of one token, of which
+    there is nothing to predict, are left out. Raises ContractError where nothing is left.
     """
     rows: list[list[Sequence[int]]] = []
     room = 0
     for document in documents:
         for start in range(0, len(document), row_tokens):
             piece = document[start : start + row_tokens]
+            if len(piece) < 2:
+                continue
             if len(piece) > room:
                 rows.append([])
                 room = row_tokens
             rows[-1].append(piece)
             room -= len(piece)
-    if not any(len(piece) > 1 for row in rows for piece in row):
+    if not rows:
         raise ContractError("the pretraining text is empty")
-    tokens = torch.full((len(rows), row_tokens), pad)
-    segment = torch.full((len(rows), row_tokens), -1)
-    for i, row in enumerate(rows):
-        at = 0
-        for number, piece in enumerate(row):
-            tokens[i, at : at + len(piece)] = torch.tensor(piece)
-            segment[i, at : at + len(piece)] = number
-            at += len(piece)
-    return Rows(tokens, segment)
+    return rows
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Right-padded rows: tokens (B, T) int64, mask (B, T) true on tokens."""
+def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """(tokens (B, T), mask (B, T) true on tokens) with the padding in front.
 
-    tokens: Tensor
-    mask: Tensor
-
-
-def pad_right(rows: Sequence[Sequence[int]], pad: int) -> Batch:
-    """Rows of ids as one batch. The mask comes from lengths, never from the pad id."""
+    It is what sampling continues. The mask comes from lengths, never from the pad id.
+    """
     width = max(map(len, rows))
     tokens = torch.full((len(rows), width), pad)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for i, row in enumerate(rows):
-        tokens[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = True
-    return Batch(tokens, mask)
+        tokens[i, width - len(row) :] = torch.tensor(row)
+        mask[i, width - len(row) :] = True
+    return tokens, mask
 
 
-def pad_left(rows: Sequence[Sequence[int]], pad: int) -> Batch:
-    """As pad_right, with the padding in front: what sampling continues."""
-    batch = pad_right([row[::-1] for row in rows], pad)
-    return Batch(batch.tokens.flip(1), batch.mask.flip(1))
+def epoch_batches(count: int, size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Index batches of one epoch, shuffled; the last may be smaller."""
+    order = _epoch_order(count, seed, epoch)
+    return [order[start : start + size] for start in range(0, count, size)]
 
 
-def epoch_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Index batches of one epoch: shuffled, then sorted by length within windows of 16 batches.
+def parts_of(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """All indices once, sequences of about one length together, in parts of at most `tokens`.
 
-    Rows of one batch have about the same length, so little padding is computed; which rows meet
-    and in what order the batches come stays random.
+    A sequence that is longer than that is a part of its own.
     """
-    rng = random.Random(f"{seed}/{epoch}")
-    order = list(range(len(lengths)))
-    rng.shuffle(order)
-    batches: list[list[int]] = []
-    window = 16 * size
-    for start in range(0, len(order), window):
-        chunk = sorted(order[start : start + window], key=lambda i: lengths[i])
-        batches += [chunk[i : i + size] for i in range(0, len(chunk), size)]
-    rng.shuffle(batches)
-    return batches
+    parts: list[list[int]] = []
+    room = 0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not parts or lengths[i] > room:
+            parts.append([])
+            room = tokens
+        parts[-1].append(i)
+        room -= lengths[i]
+    return parts
 
 
 def endless(count: int, seed: int, start: int, take: int) -> list[int]:
     """`take` indices from position `start` of an endless sequence of shuffled epochs."""
-    if count < 1:
-        raise ContractError("there is no record to draw from")
     return [_epoch_order(count, seed, p // count)[p % count] for p in range(start, start + take)]
 
 
-_orders: dict[tuple[int, int, int], list[int]] = {}
-
-
+@lru_cache(maxsize=8)
 def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    key = (count, seed, epoch)
-    if key not in _orders:
-        order = list(range(count))
-        random.Random(f"{seed}/{epoch}").shuffle(order)
-        _orders[key] = order
-    return _orders[key]
-
-
-def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """All indices once, in batches of similar length: for evaluation and sampling."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+    order = list(range(count))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order

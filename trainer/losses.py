@@ -13,15 +13,6 @@ def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     return chosen - logits.logsumexp(-1)
 
 
-def next_token_loss(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-    """Mean negative log-likelihood, nats a token, of the tokens (B, T) where mask (B, T) is true.
-
-    logits (B, T, V); position t predicts token t + 1, so the first token never counts.
-    """
-    targets = tokens[:, 1:].masked_fill(~mask[:, 1:], -100)
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=-100)
-
-
 def ranking_loss(scores: Tensor, chosen: Tensor, rejected: Tensor, weights: Tensor) -> Tensor:
     """Eq. 1: -log sigmoid(r(x, y_w) - r(x, y_l)), averaged over a prompt's pairs, then prompts.
 

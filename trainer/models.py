@@ -1,4 +1,4 @@
-"""Loading and saving policies and reward models, and their forward passes.
+"""Loading and saving policies and reward models.
 
 A reward model is an ordinary sequence classification checkpoint with one label; its normalisation
 bias is `config.reward_bias`, added to every score.
@@ -7,7 +7,6 @@ bias is `config.reward_bias`, added to every score.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from trainer.contract import ContractError, RunSpec
-from trainer.data import Batch, Encoder, Rows
-from trainer.losses import next_token_loss
+from trainer.packing import ATTENTION, attention, pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 PAD = "<|pad|>"
-SCORED_PROMPTS = 32  # rows of a scoring batch
 
 
 def device() -> torch.device:
@@ -58,8 +55,11 @@ def load_policy(source: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMo
     """A causal language model, float32, in evaluation mode, with a row for every token."""
     from transformers import AutoModelForCausalLM
 
-    model = _loaded(source, AutoModelForCausalLM.from_pretrained, dtype=torch.float32)
-    return _prepared(model, tokenizer)
+    model = _prepared(
+        _loaded(source, AutoModelForCausalLM.from_pretrained, dtype=torch.float32), tokenizer
+    )
+    check_head(model)
+    return model
 
 
 def load_reward_model(
@@ -103,7 +103,50 @@ def _prepared(model: Any, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
     prepared: PreTrainedModel = model.to(device()).eval()
+    use_packed_attention(prepared)
     return prepared
+
+
+def check_head(policy: PreTrainedModel) -> None:
+    """Raises ContractError where the logits are not a linear map of the last hidden states.
+
+    The passes of the trainer compute logits for chosen tokens, from the trunk and the head.
+    """
+    head = policy.get_output_embeddings()
+    tokens = torch.tensor([[1, 2, 3]], device=policy.device)
+    with torch.no_grad():
+        hidden = getattr(policy, policy.base_model_prefix)(input_ids=tokens)[0]
+        logits = policy(input_ids=tokens).logits
+        plain = isinstance(head, nn.Linear) and torch.allclose(head(hidden), logits, 1e-3, 1e-3)
+    if not plain:
+        raise ContractError(f"{policy.config.model_type}: its head does more than a linear map")
+
+
+def use_packed_attention(model: PreTrainedModel) -> None:
+    """Let the model read packed rows. Raises ContractError where its architecture cannot.
+
+    What a model says of two sequences in one row is held against what it says of them alone.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, attention)
+    trunk = getattr(model, model.base_model_prefix)
+    sequences = [[1, 2, 3], [3, 2, 1, 0]]
+    with torch.no_grad():
+        alone = [trunk(input_ids=torch.tensor([s]).to(device()))[0][0] for s in sequences]
+        model.set_attn_implementation(ATTENTION)
+        packed = pack([(sequences[0][:2], [sequences[0][2:]]), (sequences[1], ())]).to(device())
+        try:
+            row = trunk(
+                input_ids=packed.tokens, position_ids=packed.position_ids, blocks=packed.blocks
+            )[0][0]
+        except TypeError as error:
+            raise ContractError(f"{model.config.model_type}: no packed rows: {error}") from error
+    first = [packed.prompts[0], packed.prompts[0] + 1, packed.completions[0]]
+    second = [packed.prompts[1] + i for i in range(4)]
+    for expected, places in zip(alone, (first, second), strict=True):
+        if not torch.allclose(row[places], expected, rtol=1e-3, atol=1e-3):
+            raise ContractError(f"{model.config.model_type}: its attention cannot be packed")
 
 
 def check_same_tokenizer(source: str, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -157,139 +200,3 @@ def save_model(directory: Path, model: PreTrainedModel, tokenizer: PreTrainedTok
     tokenizer.save_pretrained(temporary)
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)
-
-
-def additive(allowed: Tensor) -> Tensor:
-    """A bool attention mask as one to be added: 0 where allowed, the lowest float32 elsewhere.
-
-    Not minus infinity: a padding row that may attend to nothing would become NaN.
-    """
-    lowest = torch.finfo(torch.float32).min
-    return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, lowest)
-
-
-def causal_mask(mask: Tensor) -> Tensor:
-    """(B, T) token mask to the additive causal mask (B, 1, T, T)."""
-    lower = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool, device=mask.device).tril()
-    return additive((lower & mask[:, None, :])[:, None])
-
-
-def positions(mask: Tensor) -> Tensor:
-    """Position ids (B, T) counted from the first true position, 0 on padding before it."""
-    return (mask.long().cumsum(1) - 1).clamp_(min=0)
-
-
-def logits_of(policy: PreTrainedModel, batch: Batch, last: int = 0) -> Tensor:
-    """Next-token logits (B, T, V) of padded rows, or (B, last, V) of the last positions only."""
-    output = policy(
-        input_ids=batch.tokens,
-        attention_mask=causal_mask(batch.mask),
-        position_ids=positions(batch.mask),
-        logits_to_keep=last,
-    )
-    return output.logits  # type: ignore[no-any-return]
-
-
-def packed_loss(policy: PreTrainedModel, rows: Rows) -> Tensor:
-    """Mean negative log-likelihood, nats a token, of packed documents, but for their first tokens.
-
-    A document sees only itself, and its positions begin at 0: as a prompt stands when it is
-    answered. Small models learn to take words up from the text before many times sooner so.
-    """
-    segment = rows.segment
-    same = (segment[:, :, None] == segment[:, None, :]) & (segment >= 0)[:, None, :]
-    attention = same.tril()  # (B, T, T)
-    goes_on = torch.zeros_like(segment, dtype=torch.bool)
-    goes_on[:, 1:] = (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] >= 0)
-    output = policy(
-        input_ids=rows.tokens,
-        attention_mask=additive(attention[:, None]),
-        position_ids=(attention.sum(-1) - 1).clamp_(min=0),
-    )
-    return next_token_loss(output.logits, rows.tokens, goes_on)
-
-
-def trunk_scores(
-    model: PreTrainedModel, tokens: Tensor, mask: Tensor, position_ids: Tensor
-) -> Tensor:
-    """A score (B, T) at every token; mask is an additive attention mask (B, 1, T, T)."""
-    trunk = getattr(model, model.base_model_prefix)
-    hidden = trunk(input_ids=tokens, attention_mask=mask, position_ids=position_ids)
-    head: nn.Linear = model.score  # type: ignore[assignment]
-    return head(hidden.last_hidden_state).squeeze(-1) + float(model.config.reward_bias)  # type: ignore[no-any-return]
-
-
-def token_scores(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """A score (B, T) at every token of padded rows; a completion's is the one at end-of-text."""
-    return trunk_scores(model, batch.tokens, causal_mask(batch.mask), positions(batch.mask))
-
-
-@dataclass(frozen=True)
-class TreeBatch:
-    """Prompts with their completions, one row each: prompt, completion 1, ..., completion K.
-
-    tokens, position_ids (B, T); attention (B, 1, T, T) additive: a completion sees the prompt and
-    itself, and its positions go on from the prompt's. row, column (N,) point at the end-of-text of
-    every completion, row after row.
-    """
-
-    tokens: Tensor
-    position_ids: Tensor
-    attention: Tensor
-    row: Tensor
-    column: Tensor
-
-
-def tree_batch(items: list[tuple[list[int], list[list[int]]]], pad: int) -> TreeBatch:
-    """Pack (prompt ids, ids of each completion) so that the prompt passes through once."""
-    width = max(len(prompt) + sum(map(len, completions)) for prompt, completions in items)
-    tokens = torch.full((len(items), width), pad)
-    position_ids = torch.zeros(len(items), width, dtype=torch.long)
-    segment = torch.full((len(items), width), -1)  # 0 prompt, 1... completions, -1 padding
-    row: list[int] = []
-    column: list[int] = []
-    for i, (prompt, completions) in enumerate(items):
-        start = 0
-        for part, ids in enumerate([prompt, *completions]):
-            end = start + len(ids)
-            first = len(prompt) if part else 0
-            tokens[i, start:end] = torch.tensor(ids)
-            position_ids[i, start:end] = torch.arange(first, first + len(ids))
-            segment[i, start:end] = part
-            if part:
-                row.append(i)
-                column.append(end - 1)
-            start = end
-    same = segment[:, :, None] == segment[:, None, :]
-    prompt_token = (segment == 0)[:, None, :]
-    allowed = (same | prompt_token) & torch.ones(width, width, dtype=torch.bool).tril()
-    return TreeBatch(
-        tokens, position_ids, additive(allowed[:, None]), torch.tensor(row), torch.tensor(column)
-    )
-
-
-def tree_scores(model: PreTrainedModel, batch: TreeBatch) -> Tensor:
-    """The score (N,) of every completion of the batch, in order."""
-    to = device()
-    scores = trunk_scores(
-        model, batch.tokens.to(to), batch.attention.to(to), batch.position_ids.to(to)
-    )
-    return scores[batch.row.to(to), batch.column.to(to)]
-
-
-@torch.no_grad()
-def score_completions(
-    model: PreTrainedModel, encoder: Encoder, prompts: list[str], completions: list[str]
-) -> list[float]:
-    """The score of each completion under its prompt; neighbours with one prompt share its pass."""
-    prompt_ids = encoder.prompts(prompts)
-    items: list[tuple[list[int], list[list[int]]]] = []
-    for prompt, completion in zip(prompt_ids, encoder.completions(completions), strict=True):
-        if not items or items[-1][0] != prompt:
-            items.append((prompt, []))
-        items[-1][1].append(completion)
-    scores: list[float] = []
-    for first in range(0, len(items), SCORED_PROMPTS):
-        batch = tree_batch(items[first : first + SCORED_PROMPTS], encoder.pad)
-        scores += tree_scores(model, batch).tolist()
-    return scores

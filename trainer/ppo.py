@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -32,8 +33,7 @@ from trainer.contract import (
     PromptRecord,
     TextRecord,
 )
-from trainer.data import Encoder, Rows, endless, load_records, packed_rows
-from trainer.losses import token_logprobs
+from trainer.data import Encoder, endless, load_records, packed_rows
 from trainer.metrics import TrainingError
 from trainer.models import (
     Average,
@@ -44,16 +44,10 @@ from trainer.models import (
     load_reward_model,
     load_tokenizer,
     model_source,
-    packed_loss,
     save_model,
 )
-from trainer.rollout import (
-    completion_logits,
-    completion_logprobs,
-    completion_values,
-    final_scores,
-    sample,
-)
+from trainer.passes import mean_language_loss
+from trainer.rollout import completion_logprobs, completion_values, final_scores, sample
 from trainer.run import Run, set_learning_rate
 
 RATIO_TOLERANCE = 1e-4  # of the first minibatch, float32
@@ -72,8 +66,10 @@ class KLCoefficient:
         self.value = state_dict["value"]
 
 
-def load_pretraining(run: Run, config: PPOConfig, encoder: Encoder) -> Rows | None:
-    """Packed rows (N, ptx_tokens), or None for PPO without the mix."""
+def load_pretraining(
+    run: Run, config: PPOConfig, encoder: Encoder
+) -> list[list[Sequence[int]]] | None:
+    """Rows of documents, of ptx_tokens each, or None for PPO without the mix."""
     if config.ptx_coefficient == 0:
         return None
     if "pretraining" not in run.spec.data:
@@ -82,7 +78,7 @@ def load_pretraining(run: Run, config: PPOConfig, encoder: Encoder) -> Rows | No
             "set it to 0 for PPO without the pretraining mix"
         )
     documents = load_records(run.directory, run.spec, "pretraining", TextRecord)
-    return packed_rows(encoder.documents(documents), config.ptx_tokens, encoder.pad)
+    return packed_rows(encoder.documents(documents), config.ptx_tokens)
 
 
 def train_ppo(run_dir: Path) -> None:
@@ -169,14 +165,13 @@ def train_ppo(run_dir: Path) -> None:
         reference_logprobs = torch.zeros_like(rollout.logprobs)
         old_values = torch.zeros_like(rollout.logprobs)
         with torch.no_grad():
-            for rows in rollout.parts(everything, config.pass_episodes):
-                part = rollout.select(rows)
-                width = part.mask.shape[1]
-                reference_logprobs[rows, :width] = completion_logprobs(
-                    reference, part, temperature=config.temperature, pad=encoder.pad
+            for rows in rollout.parts(everything, config.pass_tokens):
+                episodes = rollout.pack(rows)
+                reference_logprobs[rows] = completion_logprobs(
+                    reference, episodes, temperature=config.temperature, pad=encoder.pad
                 )
-                old_values[rows, :width] = completion_values(value_model, part) * part.mask
-                score[rows] = final_scores(reward_model, part)
+                old_values[rows] = completion_values(value_model, episodes)
+                score[rows] = final_scores(reward_model, episodes)
         score = torch.where(rollout.finished, score, config.missing_eos_score)
 
         # Rewards and advantages, whitened over the whole batch.
@@ -197,34 +192,30 @@ def train_ppo(run_dir: Path) -> None:
             minibatch = order[update % config.minibatches :: config.minibatches]
             policy_optimizer.zero_grad()
             value_optimizer.zero_grad()
-            for rows in rollout.parts(minibatch, config.pass_episodes):
-                part = rollout.select(rows)
-                width = part.mask.shape[1]
-                share = part.mask.sum() / mask[minibatch].sum()  # of the minibatch's tokens
-                logits = completion_logits(
-                    policy, part, temperature=config.temperature, pad=encoder.pad
+            for rows in rollout.parts(minibatch, config.pass_tokens):
+                episodes = rollout.pack(rows)
+                share = mask[rows].sum() / mask[minibatch].sum()  # of the minibatch's tokens
+                logprobs = completion_logprobs(
+                    policy, episodes, temperature=config.temperature, pad=encoder.pad
                 )
-                logprobs = token_logprobs(logits, part.completions)
                 if update == 0:
-                    change = ((logprobs - part.logprobs) * part.mask).detach().abs().max()
+                    change = (logprobs - rollout.logprobs[rows]).detach().abs().max()
                     first_ratio_error = max(first_ratio_error, change.expm1().item())
                 policy_loss, clipped = ppo_math.policy_loss(
-                    logprobs, part.logprobs, advantages[rows, :width], part.mask, config.clip
+                    logprobs, rollout.logprobs[rows], advantages[rows], mask[rows], config.clip
                 )
                 (share * policy_loss).backward()
                 value_loss = ppo_math.value_loss(
-                    completion_values(value_model, part),
-                    old_values[rows, :width],
-                    returns[rows, :width],
-                    part.mask,
+                    completion_values(value_model, episodes),
+                    old_values[rows],
+                    returns[rows],
+                    mask[rows],
                     config.value_clip,
                 )
                 (share * value_loss).backward()
                 seen["ppo/policy_loss"] += (share * policy_loss).item()
                 seen["ppo/value_loss"] += (share * value_loss).item()
                 seen["ppo/clip_fraction"] += (share * clipped).item()
-                entropy = ppo_math.entropy(logits.detach(), part.mask)
-                seen["ppo/entropy_nats_per_token"] += (share * entropy).item()
             if first_ratio_error > RATIO_TOLERANCE:
                 raise TrainingError(
                     f"iteration {iteration}: the first ratio is {first_ratio_error:.2g} away from "
@@ -233,9 +224,12 @@ def train_ppo(run_dir: Path) -> None:
             if pretraining is not None:
                 picked = endless(len(pretraining), run.spec.seed, ptx_at, ptx_rows)
                 ptx_at += ptx_rows
-                ptx_loss = packed_loss(policy, pretraining.pick(picked, device()))
-                (config.ptx_coefficient * ptx_loss).backward()
-                seen[PPO_PTX_LOSS] += ptx_loss.item()
+                seen[PPO_PTX_LOSS] += mean_language_loss(
+                    policy,
+                    [document for i in picked for document in pretraining[i]],
+                    config.pass_tokens,
+                    weight=config.ptx_coefficient,
+                )
             norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.gradient_clip)
             seen["ppo/gradient_norm"] += norm.item()
             torch.nn.utils.clip_grad_norm_(value_model.parameters(), config.gradient_clip)
@@ -252,6 +246,8 @@ def train_ppo(run_dir: Path) -> None:
             PPO_LENGTH: mask.sum(1).float().mean().item(),
             "rollout/missing_eos_share": 1 - rollout.finished.float().mean().item(),
             "ppo/first_ratio_error": first_ratio_error,
+            # Of the policy that sampled: minus the mean logprob of what it sampled is unbiased.
+            "ppo/entropy_nats_per_token": -ppo_math.masked_mean(rollout.logprobs, mask).item(),
             **{key: total / updates for key, total in seen.items()},
             LEARNING_RATE: config.policy_learning_rate * warm,
         }

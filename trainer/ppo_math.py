@@ -85,12 +85,6 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float |
     return 1 - residual / total if total > 0 else None
 
 
-def entropy(logits: Tensor, mask: Tensor) -> Tensor:
-    """Mean entropy in nats of the distributions logits (B, T, V) where the mask is true."""
-    logprobs = logits.log_softmax(-1)
-    return masked_mean(-(logprobs.exp() * logprobs).sum(-1), mask)
-
-
 def adapted_kl_coefficient(
     coefficient: float, kl: float, *, target: float, horizon: int, episodes: int
 ) -> float:

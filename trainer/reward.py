@@ -1,7 +1,7 @@
 """reward: the reward model (section 3.5, Eq. 1).
 
-A prompt with its K ranked completions is one batch element: one row of a tree, where the prompt's
-tokens pass once and each completion once. Ties are dropped, the loss is the mean over a prompt's
+A prompt with its K ranked completions is one batch element: a tree, where the prompt's tokens pass
+once and each completion once. Ties are dropped, the loss is the mean over a prompt's
 pairs. At the end a bias makes the demonstrations score 0 on average; it is stored in the model.
 """
 
@@ -28,18 +28,17 @@ from trainer.contract import (
     DemonstrationRecord,
     RankingRecord,
 )
-from trainer.data import Encoder, by_length, epoch_batches, load_records
+from trainer.data import Encoder, epoch_batches, load_records, parts_of
 from trainer.losses import clustered_accuracy, pairs_of, ranking_loss
 from trainer.models import (
     check_context,
-    device,
     load_reward_model,
     load_tokenizer,
     model_source,
     save_model,
-    tree_batch,
-    tree_scores,
 )
+from trainer.packing import Tree
+from trainer.passes import tree_scores
 from trainer.run import Run, cosine_to_tenth, set_learning_rate
 
 if TYPE_CHECKING:
@@ -55,6 +54,10 @@ class Element:
     completions: list[list[int]]
     pairs: list[tuple[int, int]]
     characters: list[int]  # the length of each completion
+
+    @property
+    def tree(self) -> Tree:
+        return self.prompt, self.completions
 
     @property
     def length(self) -> int:
@@ -78,13 +81,26 @@ def elements_of(records: list[RankingRecord], encoder: Encoder) -> list[Element]
     return [e for e in elements if e.pairs]
 
 
-def scores_of(model: PreTrainedModel, elements: list[Element], pad: int) -> torch.Tensor:
-    """Scores (N,) of all completions of the elements, in order."""
-    return tree_scores(model, tree_batch([(e.prompt, e.completions) for e in elements], pad))
+def batch_loss(
+    model: PreTrainedModel, elements: list[Element], pass_tokens: int, *, gradient: bool = True
+) -> float:
+    """Eq. 1 on one batch: the mean over prompts of the mean over the prompt's pairs.
+
+    Computed in passes of at most `pass_tokens` tokens; its gradient is added to the model's.
+    """
+    total = 0.0
+    with torch.set_grad_enabled(gradient):
+        for part in parts_of([e.length for e in elements], pass_tokens):
+            picked = [elements[i] for i in part]
+            loss = mean_loss(model, picked) * (len(picked) / len(elements))
+            if gradient:
+                loss.backward()
+            total += loss.item()
+    return total
 
 
-def batch_loss(model: PreTrainedModel, elements: list[Element], pad: int) -> torch.Tensor:
-    """Eq. 1 on one batch: the mean over prompts of the mean over the prompt's pairs."""
+def mean_loss(model: PreTrainedModel, elements: list[Element]) -> torch.Tensor:
+    """Eq. 1 on elements that go through the model in one pass."""
     chosen: list[int] = []
     rejected: list[int] = []
     weights: list[float] = []
@@ -94,23 +110,26 @@ def batch_loss(model: PreTrainedModel, elements: list[Element], pad: int) -> tor
         rejected += [first + j for _, j in element.pairs]
         weights += [1 / len(element.pairs)] * len(element.pairs)
         first += len(element.completions)
-    scores = scores_of(model, elements, pad)
+    scores = tree_scores(model, [element.tree for element in elements])
+    to = scores.device
     return ranking_loss(
         scores,
-        torch.tensor(chosen, device=device()),
-        torch.tensor(rejected, device=device()),
-        torch.tensor(weights, device=device()),
+        torch.tensor(chosen, device=to),
+        torch.tensor(rejected, device=to),
+        torch.tensor(weights, device=to),
     )
 
 
 @torch.no_grad()
-def held_out_figures(model: PreTrainedModel, elements: list[Element], pad: int) -> dict[str, float]:
+def held_out_figures(
+    model: PreTrainedModel, elements: list[Element], pass_tokens: int
+) -> dict[str, float]:
     """Pairwise accuracy with its interval, clustered by prompt, and "the longer wins" beside it."""
     won: dict[int, list[float]] = {}
     longer: dict[int, list[float]] = {}
-    for picked in by_length([e.length for e in elements], 16):
-        batch = [elements[i] for i in picked]
-        scores = iter(scores_of(model, batch, pad).tolist())
+    for part in parts_of([e.length for e in elements], pass_tokens):
+        batch = [elements[i] for i in part]
+        scores = iter(tree_scores(model, [e.tree for e in batch]).tolist())
         for element in batch:
             own = [next(scores) for _ in element.completions]
             for i, j in element.pairs:
@@ -134,13 +153,13 @@ def _win(chosen: float, rejected: float) -> float:
 
 @torch.no_grad()
 def demonstration_mean(
-    model: PreTrainedModel, demonstrations: list[tuple[list[int], list[int]]], pad: int
+    model: PreTrainedModel, demonstrations: list[tuple[list[int], list[int]]], pass_tokens: int
 ) -> float:
     """Mean score of (prompt ids, completion ids)."""
     total = 0.0
-    for picked in by_length([len(p) + len(c) for p, c in demonstrations], 64):
-        items = [(demonstrations[i][0], [demonstrations[i][1]]) for i in picked]
-        total += float(tree_scores(model, tree_batch(items, pad)).sum())
+    for part in parts_of([len(p) + len(c) for p, c in demonstrations], pass_tokens):
+        trees = [(demonstrations[i][0], [demonstrations[i][1]]) for i in part]
+        total += float(tree_scores(model, trees).sum())
     return total / len(demonstrations)
 
 
@@ -184,32 +203,30 @@ def train_reward(run_dir: Path) -> None:
         total_steps=total,
         seconds=config.checkpoint_seconds,
     )
-    lengths = [e.length for e in train]
 
     for step in range(start, total):
         epoch, position = divmod(step, steps_per_epoch)
-        picked = epoch_batches(lengths, config.batch_prompts, run.spec.seed, epoch)[position]
+        picked = epoch_batches(len(train), config.batch_prompts, run.spec.seed, epoch)[position]
         rate = config.learning_rate * cosine_to_tenth(step, total)
         set_learning_rate(optimizer, rate)
-        loss = batch_loss(model, [train[i] for i in picked], encoder.pad)
         optimizer.zero_grad()
-        loss.backward()
+        loss = batch_loss(model, [train[i] for i in picked], config.pass_tokens)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
         optimizer.step()
         done = step + 1
-        metrics.write(
-            done, {LOSS: loss.item(), LEARNING_RATE: rate, "train/gradient_norm": norm.item()}
-        )
+        metrics.write(done, {LOSS: loss, LEARNING_RATE: rate, "train/gradient_norm": norm.item()})
         checkpoints.after(done)
 
     figures = {"train/rankings": float(len(train))}
     if valid:
-        figures |= held_out_figures(model, valid, encoder.pad)
+        figures |= held_out_figures(model, valid, config.pass_tokens)
     if demonstrations:
         prompts = encoder.prompts([d.prompt for d in demonstrations])
         completions = encoder.completions([d.completion for d in demonstrations])
         pairs = list(zip(prompts, completions, strict=True))
-        bias = float(model.config.reward_bias) - demonstration_mean(model, pairs, encoder.pad)
+        bias = float(model.config.reward_bias) - demonstration_mean(
+            model, pairs, config.pass_tokens
+        )
         model.config.reward_bias = bias
         figures[RM_BIAS] = bias
     metrics.write(total, figures, phase="valid")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from trainer.data import Batch, pad_left
+from trainer.data import pad_left, parts_of
 from trainer.losses import token_logprobs
-from trainer.models import additive, causal_mask, device, logits_of, positions, token_scores
+from trainer.models import device
+from trainer.packing import Packed, pack
+from trainer.passes import hidden_states, scores_at, token_losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,53 +22,64 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rollout:
-    """B sampled completions: prompts left-padded to P tokens, completions right-padded to T.
+    """B sampled completions of prompts, given as token ids; completions right-padded to T.
 
     mask (B, T) is true on sampled tokens, end-of-text included. logprobs (B, T), nats, are those of
     the distribution sampled from (temperature applied), 0 where masked. finished (B,) is true where
     a completion reached end-of-text.
     """
 
-    prompts: Batch
+    prompts: list[Sequence[int]]
     completions: Tensor
     mask: Tensor
     logprobs: Tensor
     finished: Tensor
 
-    def sequences(self) -> Batch:
-        """Prompt and completion in one row: (B, P + T)."""
-        return Batch(
-            torch.cat([self.prompts.tokens, self.completions], dim=1),
-            torch.cat([self.prompts.mask, self.mask], dim=1),
-        )
-
-    def select(self, rows: Tensor) -> Rollout:
-        """The episodes of these row indices, without the columns that pad all of them."""
-        prompt_mask, mask = self.prompts.mask[rows], self.mask[rows]
-        first = self.prompts.mask.shape[1] - int(prompt_mask.sum(1).max())
-        end = int(mask.sum(1).max())
-        return Rollout(
-            Batch(self.prompts.tokens[rows, first:], prompt_mask[:, first:]),
-            self.completions[rows, :end],
-            mask[:, :end],
-            self.logprobs[rows, :end],
-            self.finished[rows],
-        )
-
-    def parts(self, rows: Tensor, size: int) -> list[Tensor]:
-        """These row indices in parts of at most `size`, shortest sequences first.
-
-        Sequences of one part have about the same length, so little padding is computed.
-        """
-        lengths = self.prompts.mask[rows].sum(1) + self.mask[rows].sum(1)
-        return list(torch.split(rows[lengths.argsort(stable=True)], size))
-
+    @cached_property
     def token_ids(self) -> list[list[int]]:
         """The sampled ids of each completion, end-of-text included where it was sampled."""
         return [
             row[keep].tolist()
             for row, keep in zip(self.completions.cpu(), self.mask.cpu(), strict=True)
         ]
+
+    def parts(self, rows: Tensor, tokens: int) -> list[Tensor]:
+        """These row indices in parts of at most `tokens` tokens, prompts included."""
+        lengths = [len(self.prompts[i]) + len(self.token_ids[i]) for i in rows.tolist()]
+        return [rows[part] for part in parts_of(lengths, tokens)]
+
+    def pack(self, rows: Tensor) -> Episodes:
+        """The episodes of these row indices as one packed row."""
+        picked = rows.tolist()
+        packed = pack([([*self.prompts[i], *self.token_ids[i]], ()) for i in picked])
+        before: list[int] = []
+        for place, i in zip(packed.prompts, picked, strict=True):
+            start = place + len(self.prompts[i]) - 1
+            before += range(start, start + len(self.token_ids[i]))
+        return Episodes(
+            packed, torch.tensor(before).to(device()), self.completions[rows], self.mask[rows]
+        )
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Some episodes of a rollout in one row. before (n,) are the places just before each of their
+    sampled tokens, episode after episode; completions, mask (B, T) as in the rollout.
+    """
+
+    packed: Packed
+    before: Tensor
+    completions: Tensor
+    mask: Tensor
+
+    @property
+    def last(self) -> Tensor:
+        """The places (B,) of the last tokens."""
+        return self.before[self.mask.sum(1).cumsum(0) - 1] + 1
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values (n,) of the sampled tokens as (B, T), 0 where masked."""
+        return torch.zeros(self.mask.shape, device=values.device).masked_scatter(self.mask, values)
 
 
 @torch.no_grad()
@@ -89,11 +103,11 @@ def sample(
     """
     counts = torch.tensor([n] * len(prompts) if isinstance(n, int) else list(n))
     source = torch.arange(len(prompts)).repeat_interleave(counts).to(device())
-    batch = _to_device(pad_left(prompts, pad))
+    padded, padded_mask = (x.to(device()) for x in pad_left(prompts, pad))
     output = policy(
-        input_ids=batch.tokens,
-        attention_mask=causal_mask(batch.mask),
-        position_ids=positions(batch.mask),
+        input_ids=padded,
+        attention_mask=causal_mask(padded_mask),
+        position_ids=positions(padded_mask),
         use_cache=True,
         logits_to_keep=1,
     )
@@ -101,7 +115,6 @@ def sample(
     if len(source) != len(prompts) or not bool((counts == 1).all()):
         cache.batch_select_indices(source)
     logits = output.logits[source, -1]
-    prompt = Batch(batch.tokens[source], batch.mask[source])
 
     rows = len(source)
     tokens = torch.full((rows, max_tokens), pad, device=device())
@@ -109,7 +122,7 @@ def sample(
     mask = torch.zeros(rows, max_tokens, dtype=torch.bool, device=device())
     finished = torch.zeros(rows, dtype=torch.bool, device=device())
     live = torch.arange(rows, device=device())  # the rows still in the batch
-    seen = prompt.mask  # (live, P + t): what a new token may attend to
+    seen = padded_mask[source]  # (live, P + t): what a new token may attend to
     place = seen.sum(1)  # the position of the next token
     for t in range(max_tokens):
         logits[:, pad] = -torch.inf
@@ -143,43 +156,57 @@ def sample(
         logits = output.logits[:, -1]
         place = place + 1
     longest = int(mask.sum(1).max())
-    return Rollout(prompt, tokens[:, :longest], mask[:, :longest], logprobs[:, :longest], finished)
+    return Rollout(
+        [prompts[i] for i in source.tolist()],
+        tokens[:, :longest],
+        mask[:, :longest],
+        logprobs[:, :longest],
+        finished,
+    )
 
 
-def completion_logits(
-    policy: PreTrainedModel, rollout: Rollout, *, temperature: float, pad: int
-) -> Tensor:
-    """Logits (B, T, V) that each token of a rollout was sampled from, computed again.
-
-    Divided by the temperature and without the pad token, as in `sample`.
-    """
-    width = rollout.completions.shape[1]
-    logits = logits_of(policy, rollout.sequences(), last=width + 1)[:, :-1] / temperature
-    unsampled = torch.zeros(logits.shape[-1], device=logits.device)
-    unsampled[pad] = torch.finfo(logits.dtype).min
-    return logits + unsampled
-
-
-@torch.no_grad()
 def completion_logprobs(
-    policy: PreTrainedModel, rollout: Rollout, *, temperature: float, pad: int
+    policy: PreTrainedModel, episodes: Episodes, *, temperature: float, pad: int
 ) -> Tensor:
-    """Logprobs (B, T) of a rollout's tokens under a policy, 0 where masked."""
-    logits = completion_logits(policy, rollout, temperature=temperature, pad=pad)
-    return token_logprobs(logits, rollout.completions).masked_fill(~rollout.mask, 0.0)
+    """Logprobs (B, T) of the sampled tokens under a policy, 0 where masked.
+
+    The logits are divided by the temperature and without the pad token, as in `sample`.
+    """
+    losses = token_losses(
+        policy,
+        hidden_states(policy, episodes.packed)[episodes.before],
+        episodes.completions[episodes.mask],
+        temperature=temperature,
+        without=pad,
+    )
+    return episodes.spread(-losses)
 
 
-def completion_values(value_model: PreTrainedModel, rollout: Rollout) -> Tensor:
+def completion_values(value_model: PreTrainedModel, episodes: Episodes) -> Tensor:
     """Values (B, T): what the value function sees just before each token is sampled."""
-    before = rollout.prompts.tokens.shape[1] - 1
-    return token_scores(value_model, rollout.sequences())[:, before:-1]
+    return episodes.spread(scores_at(value_model, episodes.packed, episodes.before))
 
 
-def final_scores(reward_model: PreTrainedModel, rollout: Rollout) -> Tensor:
+def final_scores(reward_model: PreTrainedModel, episodes: Episodes) -> Tensor:
     """Scores (B,) at each completion's last token."""
-    last = rollout.prompts.tokens.shape[1] - 1 + rollout.mask.sum(1, keepdim=True)
-    return token_scores(reward_model, rollout.sequences()).gather(1, last).squeeze(1)
+    return scores_at(reward_model, episodes.packed, episodes.last)
 
 
-def _to_device(batch: Batch) -> Batch:
-    return Batch(batch.tokens.to(device()), batch.mask.to(device()))
+def additive(allowed: Tensor) -> Tensor:
+    """A bool attention mask as one to be added: 0 where allowed, the lowest float32 elsewhere.
+
+    Not minus infinity: a padding row that may attend to nothing would become NaN.
+    """
+    lowest = torch.finfo(torch.float32).min
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, lowest)
+
+
+def causal_mask(mask: Tensor) -> Tensor:
+    """(B, T) token mask to the additive causal mask (B, 1, T, T)."""
+    lower = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool, device=mask.device).tril()
+    return additive((lower & mask[:, None, :])[:, None])
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position ids (B, T) counted from the first true position, 0 on padding before it."""
+    return (mask.long().cumsum(1) - 1).clamp_(min=0)

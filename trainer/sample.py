@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.config import SampleConfig
 from trainer.contract import COMPLETIONS, CompletionRecord, ContractError, SampleRequest
-from trainer.data import Encoder, by_length, load_records
+from trainer.data import Encoder, load_records
 from trainer.models import (
     check_context,
     load_policy,
     load_reward_model,
     load_tokenizer,
     model_source,
-    score_completions,
 )
+from trainer.passes import score_completions
 from trainer.rollout import sample
 from trainer.run import Run
 
@@ -51,11 +51,11 @@ class Done:
 
 def plan(requests: list[SampleRequest], lengths: list[int], size: int) -> Iterator[list[Work]]:
     """Batches of at most `size` completions of one policy, prompts of similar length together."""
-    by_policy = sorted(by_length(lengths, 1), key=lambda i: requests[i[0]].policy)
-    for _, group in groupby(by_policy, key=lambda i: requests[i[0]].policy):
+    by_policy = sorted(range(len(requests)), key=lambda i: (requests[i].policy, lengths[i]))
+    for _, group in groupby(by_policy, key=lambda i: requests[i].policy):
         batch: list[Work] = []
         room = size
-        for (i,) in group:
+        for i in group:
             first = 0
             while first < requests[i].n:
                 count = min(room, requests[i].n - first)
@@ -137,7 +137,7 @@ def run_sample(run_dir: Path) -> None:
             pad=encoder.pad,
             generator=run.seed(step),
         )
-        ids = rollout.token_ids()
+        ids = rollout.token_ids
         texts = encoder.tokenizer.batch_decode(ids, skip_special_tokens=True)
         finished = rollout.finished.tolist()
         owners = [(i, first + k) for i, first, count in batch for k in range(count)]

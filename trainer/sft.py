@@ -23,27 +23,9 @@ from trainer.contract import (
     DemonstrationRecord,
     TextRecord,
 )
-from trainer.data import (
-    Batch,
-    Encoder,
-    by_length,
-    endless,
-    epoch_batches,
-    load_records,
-    packed_rows,
-    pad_right,
-)
-from trainer.losses import next_token_loss
-from trainer.models import (
-    check_context,
-    device,
-    load_policy,
-    load_tokenizer,
-    logits_of,
-    model_source,
-    packed_loss,
-    save_model,
-)
+from trainer.data import Encoder, endless, epoch_batches, load_records, packed_rows
+from trainer.models import check_context, load_policy, load_tokenizer, model_source, save_model
+from trainer.passes import mean_language_loss
 from trainer.run import Run, cosine_to_tenth, set_learning_rate
 
 if TYPE_CHECKING:
@@ -68,28 +50,21 @@ def set_residual_dropout(model: PreTrainedModel, probability: float) -> bool:
     return bool(places)
 
 
-def collate(examples: list[Example], pad: int) -> tuple[Batch, torch.Tensor]:
-    """Rows of prompt and completion, with the mask (B, T) of the tokens that bear loss."""
-    batch = pad_right([prompt + completion for prompt, completion in examples], pad)
-    loss_mask = batch.mask.clone()
-    for i, (prompt, _) in enumerate(examples):
-        loss_mask[i, : len(prompt)] = False
-    batch = Batch(batch.tokens.to(device()), batch.mask.to(device()))
-    return batch, loss_mask.to(device())
+def completion_loss(
+    model: PreTrainedModel, examples: list[Example], pass_tokens: int, weight: float = 0.0
+) -> float:
+    """Nats a completion token; the prompts' tokens bear no loss. See `mean_language_loss`."""
+    documents = [prompt + completion for prompt, completion in examples]
+    first = [len(prompt) for prompt, _ in examples]
+    return mean_language_loss(model, documents, pass_tokens, first=first, weight=weight)
 
 
-@torch.no_grad()
-def validation_loss(model: PreTrainedModel, examples: list[Example], pad: int) -> float:
-    """Nats a token over all completion tokens."""
+def validation_loss(model: PreTrainedModel, examples: list[Example], pass_tokens: int) -> float:
+    """Nats a token over all completion tokens, without dropout."""
     model.eval()
-    total = tokens = 0.0
-    for picked in by_length([len(p) + len(c) for p, c in examples], 32):
-        batch, loss_mask = collate([examples[i] for i in picked], pad)
-        count = float(loss_mask.sum())
-        total += count * next_token_loss(logits_of(model, batch), batch.tokens, loss_mask).item()
-        tokens += count
+    loss = completion_loss(model, examples, pass_tokens)
     model.train()
-    return total / tokens
+    return loss
 
 
 def train_sft(run_dir: Path) -> None:
@@ -115,9 +90,7 @@ def train_sft(run_dir: Path) -> None:
     pretraining = None
     if config.pretraining_fraction > 0:
         documents = load_records(run_dir, run.spec, "pretraining", TextRecord)
-        pretraining = packed_rows(
-            encoder.documents(documents), config.pretraining_tokens, encoder.pad
-        )
+        pretraining = packed_rows(encoder.documents(documents), config.pretraining_tokens)
 
     model = load_policy(source, tokenizer)
     check_context(model, max(len(p) + len(c) for p, c in examples))
@@ -131,7 +104,6 @@ def train_sft(run_dir: Path) -> None:
         eps=config.adam_eps,
         fused=True,
     )
-    lengths = [len(p) + len(c) for p, c in train]
     steps_per_epoch = -(-len(train) // config.batch_size)
     total = config.epochs * steps_per_epoch
     start, checkpoints, metrics = run.resume(
@@ -143,21 +115,23 @@ def train_sft(run_dir: Path) -> None:
 
     for step in range(start, total):
         epoch, position = divmod(step, steps_per_epoch)
-        picked = epoch_batches(lengths, config.batch_size, run.spec.seed, epoch)[position]
+        picked = epoch_batches(len(train), config.batch_size, run.spec.seed, epoch)[position]
         run.seed(step)
         rate = config.learning_rate * cosine_to_tenth(step, total)
         set_learning_rate(optimizer, rate)
         optimizer.zero_grad()
-        batch, loss_mask = collate([train[i] for i in picked], encoder.pad)
-        loss = next_token_loss(logits_of(model, batch), batch.tokens, loss_mask)
-        values = {LOSS: loss.item(), LEARNING_RATE: rate}
-        ((1 - config.pretraining_fraction) * loss).backward()
+        share = 1 - config.pretraining_fraction
+        loss = completion_loss(model, [train[i] for i in picked], config.pass_tokens, share)
+        values = {LOSS: loss, LEARNING_RATE: rate}
         if pretraining is not None:
             at, size = step * config.pretraining_rows, config.pretraining_rows
             drawn = endless(len(pretraining), run.spec.seed, at, size)
-            loss = packed_loss(model, pretraining.pick(drawn, device()))
-            values["pretraining/loss_nats_per_token"] = loss.item()
-            (config.pretraining_fraction * loss).backward()
+            values["pretraining/loss_nats_per_token"] = mean_language_loss(
+                model,
+                [document for i in drawn for document in pretraining[i]],
+                config.pass_tokens,
+                weight=config.pretraining_fraction,
+            )
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
         values["train/gradient_norm"] = norm.item()
         optimizer.step()
@@ -165,14 +139,14 @@ def train_sft(run_dir: Path) -> None:
         done = step + 1
         metrics.write(done, values)
         if valid and done % steps_per_epoch == 0:
-            figures = {SFT_VALID_LOSS: validation_loss(model, valid, encoder.pad)}
+            figures = {SFT_VALID_LOSS: validation_loss(model, valid, config.pass_tokens)}
             metrics.write(done, figures, phase="valid")
         checkpoints.after(done)
 
     set_residual_dropout(model, 0.0)
     save_model(run_dir / MODEL, model.eval(), tokenizer)
     if valid:
-        figures = {SFT_VALID_LOSS: validation_loss(model, valid, encoder.pad)}
+        figures = {SFT_VALID_LOSS: validation_loss(model, valid, config.pass_tokens)}
     run.finish(
         {**figures, "train/demonstrations": float(len(train)), "train/epochs": config.epochs}
     )

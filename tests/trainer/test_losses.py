@@ -10,7 +10,6 @@ from torch import tensor
 
 from trainer.losses import (
     clustered_accuracy,
-    next_token_loss,
     pairs_of,
     ranking_loss,
     token_logprobs,
@@ -22,14 +21,6 @@ def test_token_logprobs() -> None:
     logits = tensor([[[0.0, 0.0], [0.0, math.log(3)]]])
     logprobs = token_logprobs(logits, tensor([[0, 1]]))
     torch.testing.assert_close(logprobs, tensor([[math.log(1 / 2), math.log(3 / 4)]]))
-
-
-def test_next_token_loss_counts_masked_in_tokens_only() -> None:
-    logits = torch.zeros(1, 4, 2)
-    logits[0, 1] = tensor([0.0, math.log(3)])  # predicts token 2
-    tokens = tensor([[0, 0, 1, 0]])
-    mask = tensor([[True, False, True, False]])  # the first token is never predicted
-    assert next_token_loss(logits, tokens, mask).item() == pytest.approx(-math.log(3 / 4))
 
 
 def test_pairs_drop_ties() -> None:

@@ -10,20 +10,24 @@ import torch
 
 from tests.trainer.conftest import demonstrations, prompts
 from trainer.contract import ContractError
-from trainer.data import Encoder, pad_left, pad_right
+from trainer.data import Encoder, pad_left
 from trainer.models import (
     Average,
     check_context,
     load_reward_model,
     load_tokenizer,
-    logits_of,
     save_model,
-    score_completions,
-    token_scores,
-    tree_batch,
-    tree_scores,
 )
-from trainer.rollout import Rollout, completion_logprobs, completion_values, final_scores, sample
+from trainer.passes import score_completions, tree_scores
+from trainer.rollout import (
+    Rollout,
+    causal_mask,
+    completion_logprobs,
+    completion_values,
+    final_scores,
+    positions,
+    sample,
+)
 
 
 def encoder_of(tokenizer: Any, **limits: int) -> Encoder:
@@ -44,30 +48,15 @@ def rollout_of(base_model: tuple[Any, Any], *, n: int = 1, **options: Any) -> tu
 
 
 @torch.no_grad()
-def test_tree_equals_separate_encoding(reward_model: Any) -> None:
-    items = [
-        ([5, 6, 7], [[8, 9], [10], [11, 12, 13, 14]]),
-        ([20, 21, 22, 23, 24], [[25, 26, 27], [25, 26, 28]]),  # another K, another length
-    ]
-    packed = tree_scores(reward_model, tree_batch(items, pad=1))
-    separate = [
-        token_scores(reward_model, pad_right([prompt + completion], pad=1))[0, -1]
-        for prompt, completions in items
-        for completion in completions
-    ]
-    torch.testing.assert_close(packed, torch.stack(separate), rtol=0, atol=1e-5)
-    assert packed.std() > 0.01  # a model that says the same of all would pass for nothing
-
-
-@torch.no_grad()
 def test_left_padding_leaves_logits_as_they_were(base_model: tuple[Any, Any]) -> None:
     policy, tokenizer = base_model
     short, long = [30, 31, 32], [40, 41, 42, 43, 44, 45, 46]
-    padded = logits_of(policy, pad_left([short, long], tokenizer.pad_token_id))
+    tokens, mask = pad_left([short, long], tokenizer.pad_token_id)
+    padded = policy(
+        input_ids=tokens, attention_mask=causal_mask(mask), position_ids=positions(mask)
+    ).logits
     alone = policy(input_ids=torch.tensor([short])).logits
     torch.testing.assert_close(padded[0, -3:], alone[0], rtol=0, atol=1e-5)
-    last = logits_of(policy, pad_left([short, long], tokenizer.pad_token_id), last=2)
-    torch.testing.assert_close(last, padded[:, -2:], rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -80,14 +69,16 @@ def test_transformers_loads_the_reward_model_and_its_bias(
     tokenizer: Any = AutoTokenizer.from_pretrained(reward_run / "model")
     assert loaded.config.num_labels == 1
     assert loaded.config.reward_bias == reward_model.config.reward_bias != 0
-    batch = pad_right([[5, 6, 7, 0], [8, 9, 10, 11, 12, 0]], tokenizer.pad_token_id)
-    logits = loaded(input_ids=batch.tokens, attention_mask=batch.mask.long()).logits[:, 0]
-    ours = token_scores(reward_model, batch)[torch.arange(2), batch.mask.sum(1) - 1]
-    torch.testing.assert_close(logits + loaded.config.reward_bias, ours, rtol=0, atol=1e-5)
+    trees = [([5, 6, 7], [[0]]), ([8, 9], [[10, 11, 12, 0]])]
+    rows = [prompt + completion for prompt, (completion,) in trees]
+    logits = [loaded(input_ids=torch.tensor([row])).logits[0, 0] for row in rows]
+    ours = tree_scores(reward_model, trees)
+    theirs = torch.stack(logits) + loaded.config.reward_bias
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
 
     save_model(tmp_path / "again", reward_model, tokenizer)
     again = load_reward_model(str(tmp_path / "again"), tokenizer)
-    torch.testing.assert_close(token_scores(again, batch), token_scores(reward_model, batch))
+    torch.testing.assert_close(tree_scores(again, trees), ours)
 
 
 def test_demonstrations_score_zero_on_average(reward_run: Path, reward_model: Any) -> None:
@@ -105,10 +96,12 @@ def test_demonstrations_score_zero_on_average(reward_run: Path, reward_model: An
 @pytest.mark.parametrize("n", [1, 3])
 def test_sampled_logprobs_equal_a_second_forward_pass(base_model: tuple[Any, Any], n: int) -> None:
     rollout, pad = rollout_of(base_model, n=n)
-    again = completion_logprobs(base_model[0], rollout, temperature=0.7, pad=pad)
+    episodes = rollout.pack(torch.arange(3 * n))
+    with torch.no_grad():
+        again = completion_logprobs(base_model[0], episodes, temperature=0.7, pad=pad)
+        other = completion_logprobs(base_model[0], episodes, temperature=1.0, pad=pad)
     assert len(again) == 3 * n
     torch.testing.assert_close(rollout.logprobs, again, rtol=0, atol=1e-5)
-    other = completion_logprobs(base_model[0], rollout, temperature=1.0, pad=pad)
     assert (other - again).abs().max() > 1e-2  # the temperature is in both or in none
 
 
@@ -116,7 +109,7 @@ def test_rollouts_end_at_the_first_end_of_text(base_model: tuple[Any, Any]) -> N
     eos = base_model[1].eos_token_id
     rollout, pad = rollout_of(base_model, n=20, max_tokens=6, temperature=1.0)
     assert 0 < rollout.finished.sum() < len(rollout.finished)  # both kinds are here
-    for ids, finished in zip(rollout.token_ids(), rollout.finished.tolist(), strict=True):
+    for ids, finished in zip(rollout.token_ids, rollout.finished.tolist(), strict=True):
         assert (ids[-1] == eos) == finished
         assert eos not in ids[:-1]
         assert pad not in ids
@@ -127,19 +120,18 @@ def test_rollouts_end_at_the_first_end_of_text(base_model: tuple[Any, Any]) -> N
 def test_completions_of_one_prompt_follow_that_prompt(base_model: tuple[Any, Any]) -> None:
     rollout, _ = rollout_of(base_model, n=2)
     for first in (0, 2, 4):
-        assert torch.equal(rollout.prompts.tokens[first], rollout.prompts.tokens[first + 1])
-    assert not torch.equal(rollout.prompts.tokens[0], rollout.prompts.tokens[2])
+        assert rollout.prompts[first] == rollout.prompts[first + 1]
+    assert rollout.prompts[0] != rollout.prompts[2]
 
 
 def test_greedy_takes_the_likeliest_token(base_model: tuple[Any, Any]) -> None:
     rollout, pad = rollout_of(base_model, n=2, temperature=0.0)
     assert torch.equal(rollout.completions[0], rollout.completions[1])
+    prompt, completion = rollout.prompts[0], rollout.token_ids[0]
     with torch.no_grad():
-        logits = logits_of(base_model[0], rollout.sequences())
-    start = rollout.prompts.tokens.shape[1] - 1
-    logits[..., pad] = -torch.inf
-    likeliest = logits[:, start:-1].argmax(-1)
-    assert torch.equal(likeliest[rollout.mask], rollout.completions[rollout.mask])
+        logits = base_model[0](input_ids=torch.tensor([[*prompt, *completion]])).logits[0]
+    logits[:, pad] = -torch.inf
+    assert logits[len(prompt) - 1 : -1].argmax(-1).tolist() == completion
 
 
 def test_parts_cover_every_episode_and_change_nothing(
@@ -147,24 +139,27 @@ def test_parts_cover_every_episode_and_change_nothing(
 ) -> None:
     rollout, pad = rollout_of(base_model, n=10, max_tokens=30, temperature=1.0)
     every = torch.arange(len(rollout.mask))
-    parts = rollout.parts(every, 4)
+    parts = rollout.parts(every, 80)
+    assert len(parts) > 3
     assert sorted(torch.cat(parts).tolist()) == every.tolist()
-    whole = completion_logprobs(base_model[0], rollout, temperature=1.0, pad=pad)
-    values = completion_values(reward_model, rollout)
-    scores = final_scores(reward_model, rollout)
-    trimmed = False
+
+    @torch.no_grad()
+    def figures(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        episodes = rollout.pack(rows)
+        return (
+            completion_logprobs(base_model[0], episodes, temperature=1.0, pad=pad),
+            completion_values(reward_model, episodes),
+            final_scores(reward_model, episodes),
+        )
+
+    whole = figures(every)
     for rows in parts:
-        part = rollout.select(rows)
-        width = part.mask.shape[1]
-        trimmed |= width < rollout.mask.shape[1]
-        assert part.mask.sum() == rollout.mask[rows].sum()
-        own = completion_logprobs(base_model[0], part, temperature=1.0, pad=pad)
-        torch.testing.assert_close(own, whole[rows, :width], rtol=0, atol=1e-5)
-        own = completion_values(reward_model, part)[part.mask]
-        torch.testing.assert_close(own, values[rows, :width][part.mask], rtol=0, atol=1e-5)
-        own = final_scores(reward_model, part)
-        torch.testing.assert_close(own, scores[rows], rtol=0, atol=1e-5)
-    assert trimmed
+        assert rollout.mask[rows].sum() + sum(len(rollout.prompts[i]) for i in rows) <= 80
+        for own, all_of_them in zip(figures(rows), whole, strict=True):
+            torch.testing.assert_close(own, all_of_them[rows], rtol=0, atol=1e-5)
+    assert (whole[0][~rollout.mask] == 0).all()
+    assert (whole[1][~rollout.mask] == 0).all()
+    assert whole[1][rollout.mask].std() > 0.01
 
 
 def test_text_never_becomes_end_of_text(base_model: tuple[Any, Any]) -> None:

@@ -1,0 +1,173 @@
+"""Packed rows against plain transformers, which reads one padless sequence at a time."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainer.contract import ContractError
+from trainer.models import check_head, use_packed_attention
+from trainer.packing import Tree, pack
+from trainer.passes import hidden_states, mean_language_loss, token_losses, tree_scores
+
+TINY: dict[str, dict[str, Any]] = {
+    "gpt_neox": {"num_hidden_layers": 2, "num_attention_heads": 2},
+    "gpt2": {"n_layer": 2, "n_head": 2},
+    "llama": {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
+    "qwen3": {
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+    },
+    "opt": {"num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64},
+}
+SIZES = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 64}
+
+
+def tiny(architecture: str, kind: str) -> Any:
+    """An untrained model, and dropout nowhere."""
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+    )
+
+    torch.manual_seed(5)
+    config = AutoConfig.for_model(
+        architecture, **SIZES, **TINY[architecture], initializer_range=0.2, num_labels=1
+    )
+    config.pad_token_id = 1
+    config.reward_bias = 0.0
+    classes = {"policy": AutoModelForCausalLM, "reward": AutoModelForSequenceClassification}
+    model: Any = classes[kind].from_config(config)
+    return model.eval()
+
+
+def ids(rng: random.Random, length: int) -> list[int]:
+    return [rng.randrange(2, 60) for _ in range(length)]
+
+
+def trees(seed: int) -> list[Tree]:
+    """Prompts and completions of many lengths; one prompt without a completion."""
+    rng = random.Random(seed)
+    made: list[Tree] = [
+        (ids(rng, rng.randint(1, 9)), [ids(rng, rng.randint(1, 12)) for _ in range(k)])
+        for k in (4, 9, 1, 5)
+    ]
+    return [*made, (ids(rng, 7), [])]
+
+
+def alone(model: Any, sequence: list[int]) -> Tensor:
+    trunk = getattr(model, model.base_model_prefix)
+    hidden: Tensor = trunk(input_ids=torch.tensor([sequence])).last_hidden_state[0]
+    return hidden
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", TINY)
+def test_every_architecture_reads_a_packed_row_as_it_reads_each_sequence(
+    architecture: str,
+) -> None:
+    model = tiny(architecture, "policy")
+    given = trees(1)
+    expected = [
+        [alone(model, [*prompt, *completion]) for completion in completions]
+        or [alone(model, list(prompt))]
+        for prompt, completions in given
+    ]
+    use_packed_attention(model)
+    check_head(model)
+    packed = pack(given)
+    hidden = hidden_states(model, packed)
+    places = iter(packed.completions)
+    for (prompt, completions), start, own in zip(given, packed.prompts, expected, strict=True):
+        row = hidden[start : start + len(prompt)]
+        torch.testing.assert_close(row, own[0][: len(prompt)], rtol=1e-4, atol=1e-4)
+        for completion, whole in zip(completions, own, strict=False):
+            at = next(places)
+            row = hidden[at : at + len(completion)]
+            torch.testing.assert_close(row, whole[len(prompt) :], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", TINY)
+def test_scores_and_their_gradients_equal_those_of_separate_sequences(architecture: str) -> None:
+    model = tiny(architecture, "reward")
+    given = [tree for tree in trees(2) if tree[1]]
+    rows = [[*prompt, *completion] for prompt, completions in given for completion in completions]
+    expected = torch.stack([model(input_ids=torch.tensor([row])).logits[0, 0] for row in rows])
+    weights = torch.linspace(-1, 1, len(rows))
+    (expected * weights).sum().backward()
+    wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    use_packed_attention(model)
+    scores = tree_scores(model, given)
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+    (scores * weights).sum().backward()
+    for name, parameter in model.named_parameters():
+        if name in wanted:
+            torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-3, atol=1e-3)
+    assert expected.std() > 0.01  # a model that says the same of all would pass for nothing
+
+
+def test_language_loss_and_gradient_whatever_the_passes() -> None:
+    model = tiny("gpt_neox", "policy")
+    rng = random.Random(3)
+    documents = [ids(rng, rng.randint(2, 20)) for _ in range(12)]
+    first = [rng.randint(1, len(d) - 1) for d in documents]
+    expected, count = torch.tensor(0.0), 0
+    for document, start in zip(documents, first, strict=True):
+        logits = model(input_ids=torch.tensor([document])).logits[0, start - 1 : -1]
+        targets = torch.tensor(document[start:])
+        expected = expected + torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        count += len(targets)
+    (0.5 * expected / count).backward()
+    wanted = model.gpt_neox.layers[0].attention.query_key_value.weight.grad.clone()
+    use_packed_attention(model)
+    for pass_tokens in (1000, 40, 1):
+        model.zero_grad()
+        loss = mean_language_loss(model, documents, pass_tokens, first=first, weight=0.5)
+        assert loss == pytest.approx(expected.item() / count, rel=1e-5)
+        grad = model.gpt_neox.layers[0].attention.query_key_value.weight.grad
+        torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_losses_in_chunks_equal_losses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("gpt2", "policy")
+    hidden = torch.randn(50, 32, requires_grad=True)
+    targets = torch.randint(2, 60, (50,))
+
+    def both() -> tuple[Tensor, Tensor]:
+        losses = token_losses(model, hidden, targets, temperature=0.7, without=1)
+        (grad,) = torch.autograd.grad((losses * torch.linspace(0, 1, 50)).sum(), hidden)
+        return losses.detach(), grad
+
+    at_once = both()
+    monkeypatch.setattr("trainer.passes.HELD_LOGITS", 100)
+    for chunked, whole in zip(both(), at_once, strict=True):
+        torch.testing.assert_close(chunked, whole, rtol=1e-4, atol=1e-5)
+    logits = model.lm_head(hidden) / 0.7
+    logits[:, 1] = -torch.inf
+    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    torch.testing.assert_close(at_once[0], expected.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_little_of_a_packed_row_is_padding() -> None:
+    rng = random.Random(4)
+    documents = [ids(rng, rng.randint(5, 60)) for _ in range(64)]
+    packed = pack([(document, ()) for document in documents])
+    used = sum(map(len, documents))
+    assert used <= packed.tokens.shape[1] <= 1.05 * used
+    assert len(packed.blocks) < 40
+
+
+def test_an_architecture_that_cannot_read_packed_rows_is_refused() -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    model = BloomForCausalLM(BloomConfig(vocab_size=60, hidden_size=32, n_layer=1, n_head=2))
+    with pytest.raises(ContractError, match="bloom"):
+        use_packed_attention(model.eval())

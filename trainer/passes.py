@@ -1,0 +1,146 @@
+"""Forward passes over packed rows: language modelling losses, logprobs and scores.
+
+All of them go through a model's trunk and then through its head where it is needed only: logits
+are computed for the tokens that are predicted, a reward model's score for those that are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainer.data import Encoder, parts_of
+from trainer.packing import Packed, Tree, pack
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SCORED_PROMPTS = 32  # in one pass of score_completions
+HELD_LOGITS = 1 << 26  # more are computed in chunks, forward and backward, and never held at once
+
+
+def hidden_states(model: PreTrainedModel, packed: Packed) -> Tensor:
+    """The trunk's last hidden states (N, D) of a packed row."""
+    trunk = getattr(model, model.base_model_prefix)
+    packed = packed.to(model.device)
+    output = trunk(
+        input_ids=packed.tokens,
+        position_ids=packed.position_ids,
+        blocks=packed.blocks,
+        use_cache=False,
+    )
+    return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
+
+def token_losses(
+    policy: PreTrainedModel,
+    hidden: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    without: int | None = None,
+    reduction: str = "none",
+) -> Tensor:
+    """Negative log-likelihood (n,), nats, of targets (n,) after hidden states (n, D), or its mean.
+
+    The logits are divided by the temperature; the token `without` is left out of the distribution.
+    """
+    head = policy.get_output_embeddings()
+    bias = None if head.bias is None else head.bias / temperature
+    if without is not None:
+        barred = torch.zeros(head.out_features, device=hidden.device, dtype=hidden.dtype)
+        barred[without] = torch.finfo(hidden.dtype).min
+        bias = barred if bias is None else bias + barred
+    held = len(targets) * head.out_features <= HELD_LOGITS
+    return F.linear_cross_entropy(
+        hidden if temperature == 1 else hidden / temperature,
+        head.weight,
+        targets,
+        linear_bias=bias,
+        reduction=reduction,
+        options=None if held else nn.LinearCrossEntropyOptions(),
+    )
+
+
+def language_loss(
+    policy: PreTrainedModel, documents: Sequence[Sequence[int]], first: Sequence[int] | None = None
+) -> Tensor:
+    """Summed negative log-likelihood, nats, of each document's tokens from first[i] on.
+
+    `first` is at least 1 (what nothing stands before cannot be predicted), which is its default.
+    A document sees only itself, and its positions begin at 0: as a prompt stands when it is
+    answered. Small models learn to take words up from the text before many times sooner so.
+    """
+    packed = pack([(document, ()) for document in documents])
+    before: list[int] = []
+    targets: list[int] = []
+    for i, (document, place) in enumerate(zip(documents, packed.prompts, strict=True)):
+        start = 1 if first is None else first[i]
+        before += range(place + start - 1, place + len(document) - 1)
+        targets += document[start:]
+    hidden = hidden_states(policy, packed)
+    to = hidden.device
+    hidden, aims = hidden[torch.tensor(before, device=to)], torch.tensor(targets, device=to)
+    return token_losses(policy, hidden, aims, reduction="sum")
+
+
+def mean_language_loss(
+    policy: PreTrainedModel,
+    documents: Sequence[Sequence[int]],
+    pass_tokens: int,
+    *,
+    first: Sequence[int] | None = None,
+    weight: float = 0.0,
+) -> float:
+    """Mean negative log-likelihood, nats a token, in passes of at most `pass_tokens` tokens.
+
+    With a weight its gradient times the weight is added to the policy's.
+    """
+    starts = [1] * len(documents) if first is None else first
+    tokens = sum(len(d) - start for d, start in zip(documents, starts, strict=True))
+    mean = 0.0
+    with torch.set_grad_enabled(weight != 0):
+        for part in parts_of([len(d) for d in documents], pass_tokens):
+            loss = language_loss(policy, [documents[i] for i in part], [starts[i] for i in part])
+            if weight:
+                (weight * loss / tokens).backward()
+            mean += loss.item() / tokens
+    return mean
+
+
+def scores_at(model: PreTrainedModel, packed: Packed, places: Tensor) -> Tensor:
+    """A reward model's scores (n,) at n places of a packed row."""
+    head: nn.Linear = model.score  # type: ignore[assignment]
+    hidden = hidden_states(model, packed)[places.to(model.device)]
+    scores: Tensor = head(hidden).squeeze(-1)
+    return scores + float(model.config.reward_bias)
+
+
+def tree_scores(model: PreTrainedModel, trees: Sequence[Tree]) -> Tensor:
+    """The score (n,) of every completion, tree after tree: that of its last token, end-of-text."""
+    packed = pack(trees)
+    lengths = [len(completion) for _, completions in trees for completion in completions]
+    ends = [p + n - 1 for p, n in zip(packed.completions, lengths, strict=True)]
+    return scores_at(model, packed, torch.tensor(ends))
+
+
+@torch.no_grad()
+def score_completions(
+    model: PreTrainedModel, encoder: Encoder, prompts: list[str], completions: list[str]
+) -> list[float]:
+    """The score of each completion under its prompt; neighbours with one prompt share its pass."""
+    trees: list[tuple[list[int], list[list[int]]]] = []
+    for prompt, completion in zip(
+        encoder.prompts(prompts), encoder.completions(completions), strict=True
+    ):
+        if not trees or trees[-1][0] != prompt:
+            trees.append((prompt, []))
+        trees[-1][1].append(completion)
+    scores: list[float] = []
+    for first in range(0, len(trees), SCORED_PROMPTS):
+        scores += tree_scores(model, trees[first : first + SCORED_PROMPTS]).tolist()
+    return scores

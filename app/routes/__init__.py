@@ -20,6 +20,7 @@ from app.routes import (
     rounds,
     runs,
     studies,
+    systems,
     withdrawals,
 )
 
@@ -33,6 +34,7 @@ routers: list[APIRouter] = [
     pii.router,
     preparation.router,
     imports.router,
+    systems.router,
     exports.router,
     access.router,
     access.docs,

@@ -10,9 +10,9 @@ What a worker does with one is in the module `queue`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import (
@@ -31,8 +31,10 @@ from sqlalchemy.orm import Session
 from app.db import enqueue
 from app.errors import Conflict, Invalid, NotFound
 from app.models import (
+    Batch,
     Completion,
     ExternalSystem,
+    LabelKind,
     LabelTask,
     Prompt,
     RequestState,
@@ -44,9 +46,11 @@ from app.models import (
     User,
 )
 from app.services.batch_views import find_batch
+from app.services.external.settings import Blank, read
 from app.services.usable import usable_prompt
 
 MOST: Final = 1_000_000  # requests of one sampling
+LISTED: Final = 20
 ENDED: Final = (SamplingState.finished, SamplingState.failed, SamplingState.cancelled)
 
 
@@ -62,10 +66,31 @@ class Choice(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch: int | None = Field(default=None, ge=1, lt=2**63)
+    batch: Annotated[Annotated[int, Field(ge=1, lt=2**63)] | None, Blank] = None
     splits: tuple[Split, ...] = ()
-    count: int | None = Field(default=None, ge=1, le=MOST)
+    count: Annotated[Annotated[int, Field(ge=1, le=MOST)] | None, Blank] = None
     completions: int = Field(default=1, ge=1, le=100)
+
+    @property
+    def words(self) -> str:
+        """What was asked for, in words."""
+        of = f"batch {self.batch}" if self.batch is not None else " and ".join(self.splits)
+        prompts = f"{self.count:,} prompts" if self.count is not None else "all prompts"
+        plural = "" if self.completions == 1 else "s"
+        return f"{self.completions} completion{plural} each for {prompts} of {of}"
+
+
+LABELS: Final = {
+    "batch": "Batch",
+    "splits": "Splits",
+    "count": "Prompts",
+    "completions": "Completions a prompt",
+}
+
+
+def read_choice(values: Mapping[str, Any]) -> Choice:
+    """The choice, or Invalid with the fields and reasons in plain words."""
+    return read(Choice, values, LABELS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +102,28 @@ class Progress:
     @property
     def total(self) -> int:
         return self.done + self.failed + self.waiting
+
+    @property
+    def lacking(self) -> int:
+        return self.failed + self.waiting
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingView:
+    """A sampling for a page: what was asked, how far it is, the first problems by prompt id."""
+
+    sampling: Sampling
+    words: str
+    progress: Progress
+    problems: Sequence[tuple[int, str]]
+
+    @property
+    def under_way(self) -> bool:
+        return self.sampling.state not in ENDED
+
+    @property
+    def can_retry(self) -> bool:
+        return not self.under_way and self.progress.lacking > 0
 
 
 def start_sampling(
@@ -170,10 +217,31 @@ def find_sampling(session: Session, study: Study, sampling_id: int) -> Sampling:
     return found
 
 
-def samplings_of(session: Session, policy_id: int) -> Sequence[Sampling]:
-    """The system's samplings, newest first."""
+def samplings_of(session: Session, policy_id: int) -> Sequence[SamplingView]:
+    """The system's last samplings, newest first."""
     query = select(Sampling).where(Sampling.policy_id == policy_id)
-    return session.scalars(query.order_by(Sampling.id.desc()).limit(20)).all()
+    found = session.scalars(query.order_by(Sampling.id.desc()).limit(LISTED)).all()
+    progress = progress_of(session, found)
+    return [
+        SamplingView(
+            sampling=sampling,
+            words=Choice(**sampling.choice).words,
+            progress=progress[sampling.id],
+            problems=problems_of(session, sampling) if progress[sampling.id].failed else (),
+        )
+        for sampling in found
+    ]
+
+
+def batches_to_choose(session: Session, study: Study) -> list[tuple[int, str]]:
+    """The study's batches about prompts that are there, newest first: id and name."""
+    rows = session.execute(
+        select(Batch.id, Batch.name)
+        .where(Batch.study_id == study.id, Batch.kind != LabelKind.prompt)
+        .order_by(Batch.id.desc())
+        .limit(200)
+    )
+    return [(batch_id, name) for batch_id, name in rows]
 
 
 def progress_of(session: Session, samplings: Collection[Sampling]) -> dict[int, Progress]:
@@ -189,7 +257,7 @@ def progress_of(session: Session, samplings: Collection[Sampling]) -> dict[int, 
     return {sampling_id: Progress(**found) for sampling_id, found in counts.items()}
 
 
-def problems_of(session: Session, sampling: Sampling, limit: int = 20) -> list[tuple[int, str]]:
+def problems_of(session: Session, sampling: Sampling, limit: int = LISTED) -> list[tuple[int, str]]:
     """The first requests without an answer: the prompt's id, and why."""
     rows = session.execute(
         select(SamplingRequest.prompt_id, SamplingRequest.problem)

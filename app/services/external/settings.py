@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -95,6 +95,7 @@ def _blank(value: Any) -> Any:
 
 
 Blank = BeforeValidator(_blank)  # an empty field of a form
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class SystemSettings(BaseModel):
@@ -163,15 +164,22 @@ TRANSPORT: Final = frozenset(
 
 def system_settings(values: Mapping[str, Any]) -> SystemSettings:
     """The settings, or Invalid with the fields and reasons in plain words."""
+    return read(SystemSettings, values, LABELS)
+
+
+def read(model: type[Model], values: Mapping[str, Any], labels: Mapping[str, str]) -> Model:
+    """A model of these values, or Invalid that names each wrong field by its label."""
     try:
-        return SystemSettings(**values)
+        return model(**values)
     except ValidationError as error:
-        raise Invalid(" ".join(dict.fromkeys(_words(item) for item in error.errors()))) from None
+        words = (_words(item, labels) for item in error.errors())
+        raise Invalid(" ".join(dict.fromkeys(words))) from None
 
 
-def _words(item: Mapping[str, Any]) -> str:
-    message = str(item["msg"]).removeprefix("Value error, ").rstrip(".")
+def _words(item: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
+    message = message.partition(", unable to parse")[0]
     if not item["loc"]:
         return f"{message}."
-    label = LABELS.get(str(item["loc"][0]), str(item["loc"][0]))
+    label = labels.get(str(item["loc"][0]), str(item["loc"][0]))
     return f"{label}: {message[:1].lower()}{message[1:]}."

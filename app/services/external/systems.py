@@ -16,7 +16,9 @@ from app.models import (
     ExternalSystem,
     Policy,
     PolicyKind,
+    Prompt,
     Sampling,
+    Split,
     Study,
     User,
 )
@@ -24,6 +26,7 @@ from app.services.batch_contents import DEMONSTRATIONS
 from app.services.external.settings import LABELS, TRANSPORT, SystemSettings
 from app.services.importing import columns
 from app.services.importing.problems import RowProblem
+from app.services.usable import usable_prompt
 
 OWN: Final = frozenset({"base", "sft", "ppo", "ppo-ptx", "rm", DEMONSTRATIONS})
 IDS: Final = 2**63
@@ -94,11 +97,10 @@ def update_system(session: Session, system: ExternalSystem, settings: SystemSett
     A policy whose completions were sampled in two ways would be two systems under one name. Raises
     Conflict.
     """
-    session.refresh(system, with_for_update=True)
+    _lock(session, system)
     old, new = settings_of(system).model_dump(mode="json"), settings.model_dump(mode="json")
     changed = [name for name in new if new[name] != old[name] and name not in TRANSPORT]
-    asked = select(Sampling.id).where(Sampling.policy_id == system.policy_id).limit(1)
-    if changed and session.scalar(asked) is not None:
+    if changed and is_sampled(session, system):
         names = ", ".join(LABELS[name] for name in changed)
         raise Conflict(
             f"{names}: it was sampled already, and a policy answers in one way. Add another "
@@ -106,6 +108,18 @@ def update_system(session: Session, system: ExternalSystem, settings: SystemSett
         )
     system.settings = new
     session.flush()
+
+
+def _lock(session: Session, system: ExternalSystem) -> None:
+    row = select(ExternalSystem.settings).where(ExternalSystem.policy_id == system.policy_id)
+    session.execute(row.with_for_update())
+    session.refresh(system, ["settings"])
+
+
+def is_sampled(session: Session, system: ExternalSystem) -> bool:
+    """Whether it was ever asked for completions."""
+    asked = select(Sampling.id).where(Sampling.policy_id == system.policy_id).limit(1)
+    return session.scalar(asked) is not None
 
 
 def find_system(session: Session, study: Study, policy_id: int) -> ExternalSystem:
@@ -178,14 +192,65 @@ def systems_of(session: Session, study: Study) -> Sequence[SystemSummary]:
 
 def remove_system(session: Session, system: ExternalSystem) -> None:
     """Take away a system that nothing was sampled of. Raises Conflict."""
-    session.refresh(system, with_for_update=True)
+    _lock(session, system)
     policy_id = system.policy_id
-    asked = select(Sampling.id).where(Sampling.policy_id == policy_id).limit(1)
     known = select(Completion.id).where(Completion.policy_id == policy_id).limit(1)
-    if session.scalar(asked) is not None or session.scalar(known) is not None:
+    if is_sampled(session, system) or session.scalar(known) is not None:
         raise Conflict("It was sampled already: its completions, and what was asked, stay.")
     policy = session.get_one(Policy, policy_id)
     session.delete(system)
     session.flush()
     session.delete(policy)
     session.flush()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """Of a split: prompts that can be used, how many the system has completed, and how often."""
+
+    split: Split
+    prompts: int
+    completed: int
+    completions: int
+
+
+def coverage_of(session: Session, system: ExternalSystem) -> list[Coverage]:
+    """What the system has completed, by split."""
+    own = (
+        select(Completion.prompt_id, func.count().label("completions"))
+        .where(Completion.policy_id == system.policy_id)
+        .group_by(Completion.prompt_id)
+        .subquery()
+    )
+    rows = session.execute(
+        select(
+            Prompt.split,
+            func.count(),
+            func.count(own.c.prompt_id),
+            func.coalesce(func.sum(own.c.completions), 0),
+        )
+        .outerjoin(own, own.c.prompt_id == Prompt.id)
+        .where(Prompt.study_id == system.study_id, usable_prompt())
+        .group_by(Prompt.split)
+    )
+    found = {
+        split: Coverage(
+            split=split, prompts=prompts, completed=completed, completions=int(completions)
+        )
+        for split, prompts, completed, completions in rows
+    }
+    nothing = {"prompts": 0, "completed": 0, "completions": 0}
+    return [found.get(split) or Coverage(split=split, **nothing) for split in Split]
+
+
+def newest_completions(
+    session: Session, system: ExternalSystem, limit: int = 5
+) -> Sequence[Completion]:
+    """With their prompts."""
+    return session.scalars(
+        select(Completion)
+        .where(Completion.policy_id == system.policy_id)
+        .options(joinedload(Completion.prompt))
+        .order_by(Completion.id.desc())
+        .limit(limit)
+    ).all()

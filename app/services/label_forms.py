@@ -3,6 +3,9 @@
 Field names are a public contract: people's browsers and simulated labelers post the same form.
 A demonstration has `text`. A ranking has, by letter, `tier_A` and, where completions are rated,
 `overall_A` (1–7) and `<metadata>_A`, and once `prompt_<metadata>`; metadata is yes, no or empty.
+What is asked only of some prompts, and of which it is not known whether this is one, counts when
+the labeler says so of the prompt: `hallucination_A` with `prompt_closed_domain`, and
+`satisfies_constraint_A` with `prompt_safety_constraints` or `prompt_other_constraints`.
 A prompt to be written has `prompt_text`, or the parts of a few-shot prompt, and `use_case`.
 `active_seconds` is what the browser counted, `step` (rate or rank) which step of a ranking was on
 the screen: drafts keep it, labels do not. `guidelines_version` is the version beside the form, and
@@ -47,14 +50,20 @@ PROMPT_QUESTIONS = {
     "ambiguous": "Is ambiguous",
     "sensitive_content": "Has sensitive content",
     "identity_dependent": "The right answer depends on who asks",
-    "closed_domain": "Is closed-domain: the answer is all in the prompt",
+    "closed_domain": "Brings the text that an answer must keep to (closed-domain)",
     "continuation_style": "Is a text to be continued",
     "requests_opinion": "Asks for an opinion",
     "requests_advice": "Asks for advice",
     "requests_moral_judgment": "Asks for a moral judgment",
-    "safety_constraints": "States safety constraints",
-    "other_constraints": "States other constraints",
+    "safety_constraints": "Names safety constraints",
+    "other_constraints": "Names other constraints: length, form, tone …",
     "intent_unclear": "The intent is unclear",
+}
+# Questions about a completion that only some prompts raise, by the questions about the prompt of
+# which one is to be answered yes.
+_DECIDED_BY = {
+    "hallucination": ("closed_domain",),
+    "satisfies_constraint": ("safety_constraints", "other_constraints"),
 }
 LIKERT = range(1, 8)
 PAIR_PLACES = range(1, 7)  # of a few-shot prompt's pairs
@@ -103,7 +112,7 @@ def clean_fields(fields: Mapping[str, str]) -> dict[str, str]:
 
 
 def rating_questions(prompt: Prompt) -> dict[str, str]:
-    """The questions that apply to completions of this prompt. Not known to be apt: asked."""
+    """The questions that apply to completions of this prompt, or may: see `undecided`."""
     questions = dict(RATING_QUESTIONS)
     if prompt.closed_domain is False:
         del questions["hallucination"]
@@ -112,6 +121,18 @@ def rating_questions(prompt: Prompt) -> dict[str, str]:
     elif prompt.constraint_text:
         questions["satisfies_constraint"] = f"Satisfies the constraint “{prompt.constraint_text}”"
     return questions
+
+
+def undecided(prompt: Prompt) -> dict[str, tuple[str, ...]]:
+    """Questions that the labeler first has to find apt, as nobody knows it of this prompt.
+
+    The values are the questions about the prompt of which one is to be answered yes.
+    """
+    unknown = {
+        "hallucination": prompt.closed_domain is None,
+        "satisfies_constraint": prompt.constraint_text is None,
+    }
+    return {question: _DECIDED_BY[question] for question in unknown if unknown[question]}
 
 
 def field_names(task: LabelTask, letters: Sequence[str]) -> frozenset[str]:
@@ -167,14 +188,19 @@ def parse_ranking(
     ratings: dict[str, RatingAnswers] = {}
     about_prompt: dict[str, bool] = {}
     if rated:
-        questions = rating_questions(prompt)
+        names = {question: f"prompt_{question}" for question in PROMPT_QUESTIONS}
+        about_prompt = _parse_answers(fields, names, problems)
+        doubtful = undecided(prompt)
+        questions = [
+            question
+            for question in rating_questions(prompt)
+            if question not in doubtful or any(about_prompt.get(q) for q in doubtful[question])
+        ]
         for letter in letters:
             ratings[letter] = RatingAnswers(
                 overall=_parse_overall(fields, letter, problems),
                 metadata=_parse_answers(fields, {q: f"{q}_{letter}" for q in questions}, problems),
             )
-        names = {question: f"prompt_{question}" for question in PROMPT_QUESTIONS}
-        about_prompt = _parse_answers(fields, names, problems)
     if problems:
         raise FormProblems(problems)
     return RankingAnswers(tiers=_compact(tiers), ratings=ratings, prompt=about_prompt)

@@ -29,6 +29,7 @@ from app.services.label_forms import (
     PROMPT_QUESTIONS,
     parse_active_seconds,
     rating_questions,
+    undecided,
 )
 from app.services.markdown import render_markdown
 from app.services.studies import current_guidelines
@@ -74,6 +75,7 @@ class AssignmentPage:
     suggest_order: bool  # ranking begins with the order of the ratings
     questions: Mapping[str, str]
     prompt_questions: Mapping[str, str]
+    undecided: Mapping[str, Sequence[str]]  # questions, by those about the prompt that raise them
     fields: Mapping[str, str]
     saved_at: datetime | None
     seconds_left: float | None
@@ -117,6 +119,7 @@ def assignment_page(
         suggest_order=rated and task.batch.suggest_order,
         questions=rating_questions(task.given_prompt) if rated else {},
         prompt_questions=PROMPT_QUESTIONS if rated else {},
+        undecided=undecided(task.given_prompt) if rated else {},
         fields=fields,
         saved_at=assignment.draft_saved_at,
         seconds_left=lease_of(session, assignment).seconds_left,

@@ -16,6 +16,7 @@ import httpx
 from app.simulation.accounts import Account
 from app.simulation.labeler import SimulatedLabeler
 from app.simulation.pages import LabelPage, read_page
+from app.simulation.utility import judge_prompt
 
 READING_WORDS_A_SECOND = 4.0  # what a simulated labeler claims as its active time
 IDLE_SECONDS = 0.5  # between two looks for work
@@ -160,6 +161,8 @@ def fill_form(page: LabelPage, labeler: SimulatedLabeler, attempt: int = 0) -> d
     for tier, group in enumerate(labeler.rank(page.prompt, texts), 1):
         for index in group:
             fields[f"tier_{letters[index]}"] = str(tier)
+    for question, answer in judge_prompt(page.prompt).items():
+        fields[f"prompt_{question}"] = "yes" if answer else "no"
     for letter, text in zip(letters, texts, strict=True):
         rating = labeler.rate(page.prompt, text)
         fields[f"overall_{letter}"] = str(rating.overall)

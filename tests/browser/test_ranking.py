@@ -178,7 +178,7 @@ def test_only_what_was_answered_is_stored(
         "A": {"inappropriate_for_assistant": False},
         "C": {"harmful_advice": False},
     }
-    assert kept.prompt == {"ambiguous": True}
+    assert kept.prompt == {"closed_domain": True}
 
 
 def test_the_step_and_the_order_come_back_with_the_draft(

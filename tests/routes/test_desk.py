@@ -24,6 +24,8 @@ from app.models import (
     LabelTaskState,
     Membership,
     Prompt,
+    PromptRating,
+    Rating,
     Study,
     User,
     WritingStyle,
@@ -34,6 +36,7 @@ from app.services.batch_progress import batch_progress
 from app.services.label_queue import lease_next, work_waits
 from app.services.labels import LeaseLost, submit
 from app.services.writing import create_writing_batch
+from app.simulation.family import generate_prompts
 from app.simulation.labeler import SimulatedLabeler
 from app.simulation.pages import read_page
 from app.simulation.workforce import fill_form
@@ -495,3 +498,24 @@ def test_simulated_labelers_write_prompts_of_each_kind(
     few_shot = session.scalars(select(Prompt.few_shot)).all()
     assert [parts is not None for parts in few_shot] == [style is WritingStyle.few_shot] * 2
     assert set(session.scalars(select(LabelTask.state))) == {LabelTaskState.complete}
+
+
+def test_simulated_labelers_say_which_questions_apply(session: Session, client: TestClient) -> None:
+    study = make.make_study(session, "Rehearsal", rehearsal=True)
+    make.make_labeler(session, study, "sim", simulated=True)
+    drawn = (p.text for p in generate_prompts(1, 400) if p.closed_domain and p.constraint)
+    make.make_ranking_batch(session, study, [make.make_prompt(session, study, next(drawn))], k=3)
+    session.commit()
+    sign_in(client, "sim")
+    page = read_page(client.get(f"/label/{study.slug}").text)
+    assert client.post(page.action, data=fill_form(page, SimulatedLabeler(1))).status_code == 200
+    ratings = session.scalars(select(Rating)).all()
+    assert len(ratings) == 3
+    assert all(isinstance(rating.hallucination, bool) for rating in ratings)
+    assert all(isinstance(rating.satisfies_constraint, bool) for rating in ratings)
+    about = session.scalars(select(PromptRating)).one()
+    assert (about.closed_domain, about.safety_constraints, about.other_constraints) == (
+        True,
+        False,
+        True,
+    )

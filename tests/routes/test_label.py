@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from fastapi.testclient import TestClient
+from selectolax.lexbor import LexborHTMLParser
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
@@ -19,6 +20,7 @@ from app.models import (
     Pool,
     Ranking,
     RankingItem,
+    Rating,
     Role,
     User,
 )
@@ -147,6 +149,41 @@ def test_questions_that_do_not_apply_are_not_asked(client: TestClient, db: Sessi
     page = client.post(page.url.path, data=order)
     assert "overall_A" not in page.text
     assert "prompt_ambiguous" not in page.text
+
+
+def test_the_labeler_says_whether_doubtful_questions_apply(client: TestClient, db: Session) -> None:
+    study = make.make_study(db)
+    make.make_labeler(db, study, "ada")
+    make.make_ranking_batch(db, study, [make.make_prompt(db, study, closed_domain=False)], k=2)
+    make.make_ranking_batch(db, study, 1, k=2)
+    db.commit()
+    sign_in(client, "ada")
+    page = client.get("/label")
+    form = LexborHTMLParser(page.text)
+    assert [node.attributes for node in form.css("[data-raises]")] == [
+        {"class": "tri", "data-raises": "satisfies_constraint"},
+        {"class": "tri", "data-raises": "satisfies_constraint"},
+    ]
+    conditional = form.css("[data-only-if] input[value=yes]")
+    assert [node.attributes["name"] for node in conditional] == [
+        "satisfies_constraint_A",
+        "satisfies_constraint_B",
+    ]
+    answers = {"tier_A": "1", "satisfies_constraint_B": "no", "prompt_other_constraints": "no"}
+    address = page.url.path
+    refused = client.post(address, data=answers)
+    assert refused.status_code == 422
+    # What does not count now is kept with what was typed: the other answer may change again.
+    draft = db.scalars(select(Assignment.draft)).one()
+    assert draft == answers
+    client.post(address, data=answers | {"tier_B": "1", "hallucination_A": "yes"})
+    assert db.scalars(select(Rating)).all() == []
+    page = client.get("/label")
+    form = LexborHTMLParser(page.text)
+    assert {node.attributes["data-raises"] for node in form.css("[data-raises]")} == {
+        "hallucination",
+        "satisfies_constraint",
+    }
 
 
 def test_a_draft_is_saved_and_restored(client: TestClient, db: Session) -> None:

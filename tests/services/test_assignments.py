@@ -329,6 +329,57 @@ def test_only_what_was_answered_is_stored(session: Session) -> None:
     assert (about.ambiguous, about.sensitive_content) == (False, None)
 
 
+@pytest.mark.parametrize(
+    ("about", "hallucination", "satisfies"),
+    [
+        ({}, None, None),
+        ({"closed_domain": "no", "other_constraints": "no"}, None, None),
+        ({"closed_domain": "yes", "safety_constraints": "no"}, True, None),
+        ({"other_constraints": "yes"}, None, False),
+        ({"safety_constraints": "yes", "other_constraints": "no"}, None, False),
+    ],
+)
+def test_a_question_of_which_nobody_knew_whether_it_applies_counts_upon_a_yes(
+    session: Session, about: dict[str, str], hallucination: bool | None, satisfies: bool | None
+) -> None:
+    study = make.make_study(session)
+    make.make_ranking_batch(session, study, 1, k=2)
+    labeler = make.make_labeler(session, study)
+    answers = {
+        "tier_A": "1", "tier_B": "2", "overall_A": "4",
+        "hallucination_A": "yes", "satisfies_constraint_A": "no",
+    }  # fmt: skip
+    answers |= {f"prompt_{question}": answer for question, answer in about.items()}
+    make.give_label(session, labeler, answers)
+    rating = session.scalars(select(Rating)).one()
+    assert (rating.overall, rating.hallucination, rating.satisfies_constraint) == (
+        4,
+        hallucination,
+        satisfies,
+    )
+
+
+def test_what_is_known_of_the_prompt_counts_whatever_the_labeler_says(session: Session) -> None:
+    study = make.make_study(session)
+    prompt = make.make_prompt(session, study, closed_domain=True, constraint_text="")
+    make.make_ranking_batch(session, study, [prompt], k=2)
+    answers = {
+        "tier_A": "1", "tier_B": "2", "hallucination_A": "no", "satisfies_constraint_A": "yes",
+        "prompt_closed_domain": "no", "prompt_other_constraints": "yes",
+    }  # fmt: skip
+    make.give_label(session, make.make_labeler(session, study), answers)
+    rating = session.scalars(select(Rating)).one()
+    assert (rating.hallucination, rating.satisfies_constraint) == (False, None)
+
+
+def test_an_answer_that_does_not_count_may_say_anything(session: Session) -> None:
+    study = make.make_study(session)
+    make.make_ranking_batch(session, study, 1, k=2)
+    answers = {"tier_A": "1", "tier_B": "2", "hallucination_A": "maybe"}
+    make.give_label(session, make.make_labeler(session, study), answers)
+    assert session.scalars(select(Rating)).all() == []
+
+
 def test_a_form_with_gaps_stores_nothing_and_names_each(session: Session) -> None:
     study = make.make_study(session)
     make.make_ranking_batch(session, study, 1, k=4)

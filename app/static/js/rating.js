@@ -4,7 +4,7 @@
 const QUESTION = ".likert, .tri";
 
 export function makeRating(form, { letters, cards, answers, announce, go, leave }) {
-  const about = form.querySelector("#about-prompt");
+  const about = form.querySelector(".workbench-prompt");
   const whole = form.querySelector("#cards");
 
   for (const question of form.querySelectorAll(QUESTION)) question.tabIndex = -1;
@@ -17,9 +17,14 @@ export function makeRating(form, { letters, cards, answers, announce, go, leave 
     return about.contains(question) || cards[current].contains(question) ? question : null;
   };
 
+  // Some questions are asked only once a yes about the prompt has raised them (board.css).
+  const raisedBy = (name) => [...form.querySelectorAll(`[data-raises="${name}"]`)];
+  const isAsked = ({ dataset: { onlyIf } }) =>
+    !onlyIf || raisedBy(onlyIf).some((question) => answers.get(nameOf(question)) === "yes");
+
   const questionsNear = (current) => {
     const place = about.contains(document.activeElement) ? about : cards[current];
-    return [...place.querySelectorAll(QUESTION)];
+    return [...place.querySelectorAll(QUESTION)].filter(isAsked);
   };
 
   const step = (current, by) => {
@@ -39,7 +44,9 @@ export function makeRating(form, { letters, cards, answers, announce, go, leave 
   };
 
   const isRated = (letter) =>
-    [...cards[letter].querySelectorAll(QUESTION)].some((one) => answers.get(nameOf(one)));
+    [...cards[letter].querySelectorAll(QUESTION)].some(
+      (one) => isAsked(one) && answers.get(nameOf(one)),
+    );
 
   return {
     // Puts the cards back from the board, in the order of their letters.
@@ -68,7 +75,7 @@ export function makeRating(form, { letters, cards, answers, announce, go, leave 
     },
 
     askAboutPrompt() {
-      about.open = true;
+      about.querySelector("#about-prompt").open = true;
       about.querySelector(QUESTION).focus();
     },
 
@@ -76,7 +83,10 @@ export function makeRating(form, { letters, cards, answers, announce, go, leave 
     inWords(name) {
       const question = form.querySelector(`input[name="${name}"]`).closest(QUESTION);
       const whose = question.closest("[data-letter]")?.dataset.letter ?? "Prompt";
-      return `${whose}, ${legend(question)}: ${answers.get(name) || "not answered"}.`;
+      const { raises } = question.dataset;
+      const raised = answers.get(name) === "yes" && form.querySelector(`[data-only-if="${raises}"]`);
+      const more = raised ? ` Now asked of each completion: ${legend(raised)}.` : "";
+      return `${whose}, ${legend(question)}: ${answers.get(name) || "not answered"}.${more}`;
     },
 
     focusOn(name) {

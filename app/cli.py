@@ -53,19 +53,9 @@ def doctor() -> None:
 @app.command()
 def web(port: Port = None) -> None:
     """Serve the web application alone; PLUMBLINE_DATABASE_URL names the database."""
-    import uvicorn
+    from app.web import serve
 
-    from app.config import get_settings
-
-    settings = get_settings()
-    uvicorn.run(
-        "app.main:create_app",
-        factory=True,
-        host=settings.host,
-        port=port or settings.port,
-        access_log=False,
-        timeout_graceful_shutdown=3,
-    )
+    serve(port)
 
 
 @app.command()

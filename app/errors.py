@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
+from app.logs import get_logger
 from app.render import is_fragment, page
-
-log = structlog.get_logger()
 
 TITLES = {
     400: "That did not work",
@@ -108,5 +106,5 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(500)
     def _broken(request: Request, error: Exception) -> Response:
-        log.error("unhandled error", path=request.url.path, exc_info=error)
+        get_logger().error("unhandled error", path=request.url.path, exc_info=error)
         return _respond(request, 500, "It is in the log. What you typed was not lost: go back.")

@@ -5,11 +5,14 @@ Local variables would bring what labelers typed, and passwords, into the log.
 
 from __future__ import annotations
 
-import structlog
+from functools import lru_cache
+from typing import Any
 
 
 def configure_logging() -> None:
     """Set structlog up for this process."""
+    import structlog
+
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -20,3 +23,12 @@ def configure_logging() -> None:
             ),
         ]
     )
+
+
+@lru_cache(maxsize=1)
+def get_logger() -> Any:
+    """The web process's logger, set up by its first event: most processes have none to tell."""
+    import structlog
+
+    configure_logging()
+    return structlog.get_logger()

@@ -1,10 +1,12 @@
-"""The web application: middleware, routers, error handlers, static files."""
+"""The web application: middleware, routers, error handlers, static files, the API."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -13,9 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.db import CONNECTIONS
 from app.errors import install_error_handlers
-from app.logs import configure_logging
 from app.render import STATIC
-from app.routes import api, routers
+from app.routes import first_routers, later_routers
+
+LATER = ("/studies", "/api")  # what is below these is loaded later
+LATER_SECONDS = 1.0  # after the start, if nobody asks for it before
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; "
@@ -106,15 +110,47 @@ class VersionedStaticFiles(StaticFiles):
         await super().__call__(scope, receive, send_with_cache)
 
 
+class LaterMiddleware:
+    """Loads the pages of researchers and the API when the process answers, not before.
+
+    They are most of the code. Whoever opens the sign-in page or labels does not wait for them; a
+    request for them that comes first does.
+    """
+
+    def __init__(self, app: ASGIApp, load: Callable[[], None]) -> None:
+        self.app = app
+        self._load = load
+        self._loading: asyncio.Future[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            asyncio.get_running_loop().call_later(LATER_SECONDS, self._loaded)
+        elif scope["path"].startswith(LATER):
+            await asyncio.shield(self._loaded())
+        await self.app(scope, receive, send)
+
+    def _loaded(self) -> asyncio.Future[None]:
+        if self._loading is None:
+            self._loading = asyncio.ensure_future(run_in_threadpool(self._load))
+        return self._loading
+
+
 def create_app() -> FastAPI:
     """The application. Reads the settings once; opens no connection before the first request."""
-    configure_logging()
     app = FastAPI(title="Plumbline", docs_url=None, redoc_url=None, openapi_url=None)
+
+    def load() -> None:
+        from app.routes import api
+
+        app.mount(api.PREFIX, api.create_api())
+        for router in later_routers():
+            app.include_router(router)
+
+    app.add_middleware(LaterMiddleware, load=load)
     app.add_middleware(TurnMiddleware)
     app.add_middleware(SecurityMiddleware)  # the outer one
     install_error_handlers(app)
     app.mount("/static", VersionedStaticFiles(directory=STATIC), name="static")
-    app.mount(api.PREFIX, api.create_api())
-    for router in routers:
+    for router in first_routers():
         app.include_router(router)
     return app

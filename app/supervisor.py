@@ -127,7 +127,7 @@ class Supervisor:
         )
         # The web server loads its modules while this process loads Alembic and looks at the schema;
         # the workers wait, so that the first page does not.
-        web = self._add("web", _web_command(self.settings), grace=10)
+        web = self._add("web", [sys.executable, "-m", "app.web"], grace=10)
         _update_schema(self.services.urls.database_url)
         if self.settings.redis_url:
             _check_broker(self.settings.redis_url)
@@ -206,18 +206,6 @@ class Supervisor:
             self.say(f"Waiting for {part.name} to finish; Ctrl-C stops it at once.")
             if not part.child.wait(max(0.0, started + part.grace - time.monotonic())):
                 part.child.stop(signal.SIGKILL)
-
-
-def _web_command(settings: Settings) -> list[str]:
-    command = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory"]
-    command += ["--host", settings.host, "--port", str(settings.port)]
-    # Live pages hold their connection open: do not wait for them.
-    return [
-        *command,
-        "--no-access-log",
-        *("--timeout-graceful-shutdown", "3"),
-        *("--timeout-keep-alive", "65"),
-    ]
 
 
 def _worker_command(queue: str, *options: str) -> list[str]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import threading
 
-import structlog
 from celery import Celery
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 from kombu.exceptions import OperationalError
 
 from app.config import get_settings
-from app.logs import configure_logging
+from app.logs import configure_logging, get_logger
 
 LIGHT = "light"
 TRAIN = "train"
@@ -53,7 +52,7 @@ def send(task: str, args: tuple[int, ...]) -> None:
         # It expires: what is still due then, the sweep has sent again.
         celery.send_task(f"app.tasks.{task}", args=args, retry=False, expires=EXPIRES_SECONDS)
     except OperationalError as error:
-        structlog.get_logger().warning("broker unreachable", task=task, args=args, error=str(error))
+        get_logger().warning("broker unreachable", task=task, args=args, error=str(error))
 
 
 # Set when this worker is asked to stop: a task that holds a machine saves its work and returns.

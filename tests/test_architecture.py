@@ -17,6 +17,9 @@ MODULES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 
+# Nothing that the web process may ever load: they take seconds, or hundreds of megabytes.
+HEAVY = {"torch", "transformers", "accelerate", "numpy", "scipy", "pandas", "pyarrow"}
+
 # Layers of the app, lowest first. A module imports from its own layer and those below.
 LAYERS = (
     ("app.config", "app.logs", "app.processes", "app.home", "app.stats", "app.simulation"),
@@ -25,7 +28,7 @@ LAYERS = (
     ("app.services",),
     ("app.routes", "app.background", "app.execution", "app.sampling", "app.worker"),
     ("app.tasks", "app.main", "app.demo", "app.starter", "app.supervisor", "app.terminal"),
-    ("app.doctor", "app.cli"),
+    ("app.doctor", "app.cli", "app.web"),
 )
 
 
@@ -112,12 +115,28 @@ def test_services_do_not_commit() -> None:
             assert calls == [], module
 
 
-def test_the_web_process_starts_without_torch() -> None:
+def loaded_by_the_web_process(*, later: bool) -> set[str]:
+    """The modules of a web process that answers; `later`: that has loaded every page."""
+    ask = "client.get('/api/docs').raise_for_status(); " if later else ""
     code = (
-        "import sys; from app.main import create_app; create_app(); "
-        "heavy = {'torch', 'transformers', 'accelerate', 'numpy', 'scipy', 'pyarrow'}; "
-        "heavy &= sys.modules.keys(); "
-        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+        "import sys; from starlette.testclient import TestClient; before = set(sys.modules); "
+        "from app.main import create_app; client = TestClient(create_app()); "
+        f"{ask}print(*(set(sys.modules) - before))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_the_web_process_starts_without_what_is_heavy() -> None:
+    at_start = loaded_by_the_web_process(later=False)
+    assert "app.routes.label" in at_start
+    later = {"rich", "structlog", "celery", "alembic", "markdown_it", "fsspec", "phonenumbers"}
+    later |= {"app.routes.api", "app.routes.studies", "app.services.preparation", "app.simulation"}
+    assert at_start & (HEAVY | later) == set()
+
+
+def test_the_web_process_never_loads_torch() -> None:
+    loaded = loaded_by_the_web_process(later=True)
+    assert {"app.routes.api", "app.routes.studies"} <= loaded
+    assert loaded & HEAVY == set()

@@ -88,7 +88,7 @@ def test_what_dies_is_started_again_and_sigterm_stops_all(up: Up, tmp_path: Path
     assert f"already running in {tmp_path / 'home'}/ (pid {running.process.pid}" in second.line()
     assert second.process.wait() == 1
 
-    running.children("uvicorn")[0].kill()
+    running.children("app.web")[0].kill()
     assert running.line().startswith("web stopped (signal SIGKILL); starting it again in 1 s")
     assert soon(running.healthy)
 

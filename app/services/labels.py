@@ -37,7 +37,6 @@ from app.services.label_forms import (
 )
 from app.services.studies import current_guidelines
 from app.services.webhooks import announce
-from app.services.writing import refuse_duplicate, store_prompt
 from app.services.writing_forms import PromptAnswers, parse_prompt
 
 # A demonstration's text, a ranking, or a prompt.
@@ -67,6 +66,8 @@ def submit(session: Session, assignment: Assignment, user: User, fields: Mapping
     if assignment.state is AssignmentState.skipped:
         raise Conflict("You skipped this one.")
     if isinstance(answers, PromptAnswers):
+        from app.services.writing import refuse_duplicate  # brings all of preparation with it
+
         refuse_duplicate(session, session.get_one(Study, assignment.study_id), answers)
     # A lease that is over but not taken back yet still holds its slot.
     if assignment.state is AssignmentState.returned and not take_slot_again(task):
@@ -116,6 +117,8 @@ def store_label(
     if isinstance(answers, str):
         session.add(Demonstration(text=answers, **about))
     elif isinstance(answers, PromptAnswers):
+        from app.services.writing import store_prompt
+
         store_prompt(session, assignment, user, answers, about)
     else:
         _store_ranking(session, assignment, answers, about)

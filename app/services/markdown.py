@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 
@@ -14,6 +13,9 @@ def render_markdown(markdown: str) -> Markup:
 
     Headings begin at the second level: the page has its own first.
     """
+    # By the first page that needs it: the web process shall start soon.
+    from markdown_it import MarkdownIt
+
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(markdown)
     for token in tokens:

@@ -5,12 +5,27 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
+from app import sampling
 from app.services.external.settings import SystemSettings
+
+T = TypeVar("T")
+
+
+def in_a_thread(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """As in the worker and the web server. In pytest's own thread Playwright has an event loop."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(function, *arguments, **options).result()
+
+
+def work(sampling_id: int, stopping: threading.Event | None = None) -> None:
+    """What the worker does when it hears of a sampling."""
+    in_a_thread(sampling.sample_system, sampling_id, stopping or threading.Event())
 
 
 @dataclass(frozen=True, kw_only=True)

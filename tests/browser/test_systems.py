@@ -4,9 +4,7 @@ and without scripts."""
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import pytest
@@ -15,10 +13,9 @@ from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from app import sampling
 from app.models import Sampling, SamplingState, Split, Study
 from tests import factories as make
-from tests.endpoint import Endpoint, chat, endpoint_server, error
+from tests.endpoint import Endpoint, chat, endpoint_server, error, work
 
 SHOTS = os.environ.get("PLUMBLINE_TEST_SHOTS", "")
 PREFIX = "Answer briefly.\n\nQuery: Name a colour.\nResponse: Blue"
@@ -76,13 +73,11 @@ def shot(page: Page, name: str, *, scripts: bool) -> None:
         page.screenshot(path=f"{SHOTS}/{name}.png", full_page=True)
 
 
-def work(engine: Engine) -> None:
+def work_on_it(engine: Engine) -> None:
     with Session(engine) as session:
         queued = select(Sampling.id).where(Sampling.state == SamplingState.queued)
         number = session.scalars(queued).one()
-    # In a thread, as in the worker: Playwright has an event loop in this one.
-    with ThreadPoolExecutor() as pool:
-        pool.submit(sampling.sample_system, number, threading.Event()).result()
+    work(number)
 
 
 def test_a_system_from_its_first_try_to_its_completions(
@@ -134,7 +129,7 @@ def test_a_system_from_its_first_try_to_its_completions(
     expect(page.get_by_text("waits for the worker")).to_be_visible()
     no_violations(page, scripts=scripts)
     shot(page, "system-waits", scripts=scripts)
-    work(live_engine)
+    work_on_it(live_engine)
     if not scripts:
         page.reload()
     expect(page.get_by_text("4 of 6 completions are there; 2 cannot be had")).to_be_visible()
@@ -145,7 +140,7 @@ def test_a_system_from_its_first_try_to_its_completions(
     server.rule = lambda _: None
     page.get_by_role("button", name="Ask again for the other 2").press("Enter")
     expect(page.get_by_text("waits for the worker")).to_be_visible()
-    work(live_engine)
+    work_on_it(live_engine)
     page.reload()
     expect(page.get_by_text("6 of 6 completions are there.")).to_be_visible()
     expect(page.get_by_text(f" to {bad}").first).to_be_visible()

@@ -9,13 +9,11 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import sampling
 from app.models import Completion, ExternalSystem, Policy, Prompt, Sampling, Split, Study
 from app.services.external import samplings, systems
 from tests import factories as make
-from tests.endpoint import Endpoint, Reply, endpoint_server, error
+from tests.endpoint import Endpoint, Reply, endpoint_server, error, work
 from tests.routes.conftest import sign_in
-from tests.services.test_sampling import GOING
 
 HERE = "/studies/alpha/systems"
 
@@ -153,7 +151,7 @@ def test_the_key_is_on_no_page(
     assert server.requests[0].headers["Authorization"] == "Bearer sk-very-secret"
     client.post(f"{HERE}/{number}/sample", data={"splits": "test", "completions": "1"})
     server.rule = lambda _: error(403, "sk-very-secret may not")
-    sampling.sample_system(db.scalars(select(Sampling.id)).one(), GOING)
+    work(db.scalars(select(Sampling.id)).one())
     pages = [response.text]
     pages += [client.get(path).text for path in (HERE, f"{HERE}/{number}", f"{HERE}/{number}/edit")]
     assert "does not take the API key (403)" in pages[2]
@@ -198,7 +196,7 @@ def test_sampling_is_asked_for_cancelled_and_retried(
     assert client.post(f"{here}/samplings/{one}/cancel").status_code == 200
     assert client.post(f"{here}/samplings/{one}/cancel").status_code == 409
     assert client.post(f"{here}/samplings/{one}/retry").status_code == 200
-    sampling.sample_system(one, GOING)
+    work(one)
     assert client.post(f"{here}/samplings/{one}/retry").status_code == 409
     fragment = client.get(here, headers={"HX-Request": "true"}).text
     assert "3 of 3 completions are there." in fragment

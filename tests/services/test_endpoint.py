@@ -15,7 +15,7 @@ from app.services.external.prefix import Prefix, read_prefix
 from app.services.external.settings import system_settings
 from app.services.few_shot import Pair
 from tests.conftest import free_port
-from tests.endpoint import Endpoint, Reply, chat, endpoint_server, error
+from tests.endpoint import Endpoint, Reply, chat, endpoint_server, error, in_a_thread
 
 PREFIX = """Answer briefly.
 
@@ -43,7 +43,7 @@ def server(running: Endpoint) -> Endpoint:
 
 
 def ask(server: Endpoint, prompt: str = "Say hello.", **values: Any) -> endpoint.Answer:
-    return endpoint.try_prompt(server.settings(**values), prompt, seconds=20)
+    return in_a_thread(endpoint.try_prompt, server.settings(**values), prompt, seconds=20)
 
 
 def test_a_chat_is_asked_with_what_is_set_and_nothing_else(server: Endpoint) -> None:
@@ -170,11 +170,11 @@ def test_odd_figures_beside_a_good_text_do_no_harm(server: Endpoint) -> None:
 def test_silence_and_nobody_there(server: Endpoint) -> None:
     server.replies = [Reply(hang=True)]
     with pytest.raises(Busy, match="No answer within 1 seconds") as caught:
-        endpoint.try_prompt(server.settings(), "x", seconds=1)
+        in_a_thread(endpoint.try_prompt, server.settings(), "x", seconds=1)
     assert caught.value.of_prompt
     nowhere = server.settings(base_url=f"http://127.0.0.1:{free_port()}/v1")
     with pytest.raises(Busy, match="No connection to http:") as caught:
-        endpoint.try_prompt(nowhere, "x", seconds=5)
+        in_a_thread(endpoint.try_prompt, nowhere, "x", seconds=5)
     assert not caught.value.of_prompt
 
 

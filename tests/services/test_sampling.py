@@ -34,9 +34,8 @@ from app.services.external.settings import SystemSettings
 from app.services.import_undo import undo_import
 from tests import factories as make
 from tests.conftest import clear_settings, free_port
-from tests.endpoint import Endpoint, Reply, Request, chat, endpoint_server, error
+from tests.endpoint import Endpoint, Reply, Request, chat, endpoint_server, error, work
 
-GOING = threading.Event()  # never set: the worker is not asked to stop
 TEST = Choice(splits=(Split.test,))
 
 
@@ -106,8 +105,8 @@ def test_every_prompt_gets_its_completions_once(fresh_engine: Engine, server: En
         return None
 
     server.rule = rule
-    sampling.sample_system(number, GOING)
-    sampling.sample_system(number, GOING)  # a message that comes twice changes nothing
+    work(number)
+    work(number)  # a message that comes twice changes nothing
     assert how(fresh_engine, number) == ("finished", samplings.Progress(done=15))
     assert {len(texts) for texts in stored(fresh_engine).values()} == {3}
     assert len(server.requests) == 15
@@ -145,7 +144,7 @@ def test_what_passes_is_waited_for(fresh_engine: Engine, server: Endpoint) -> No
         Reply(hang=True),
         Reply(body=b'{"choices": [', cut=True),
     ]
-    sampling.sample_system(number, GOING)
+    work(number)
     assert how(fresh_engine, number) == ("finished", samplings.Progress(done=6))
     assert len(server.requests) == 11
     assert all(len(texts) == 1 for texts in stored(fresh_engine).values())
@@ -165,7 +164,7 @@ def test_a_bad_answer_is_that_prompts_and_the_others_go_on(
     }
     server.rule = lambda request: bad.get(request.prompt)
     number = queued(fresh_engine, server, 12, at_a_time=1)
-    sampling.sample_system(number, GOING)
+    work(number)
     assert how(fresh_engine, number) == ("finished", samplings.Progress(done=6, failed=6))
     assert sorted(problems(fresh_engine, number)) == [
         "It said nothing.",
@@ -181,7 +180,7 @@ def test_a_bad_answer_is_that_prompts_and_the_others_go_on(
     with Session(fresh_engine) as session:
         samplings.retry(session, session.get_one(Sampling, number))
         session.commit()
-    sampling.sample_system(number, GOING)
+    work(number)
     assert how(fresh_engine, number) == ("finished", samplings.Progress(done=12))
     assert kept.items() <= stored(fresh_engine).items()
     with Session(fresh_engine) as session, pytest.raises(Conflict, match="nothing to retry"):
@@ -205,7 +204,7 @@ def test_a_system_that_answers_nothing_is_given_up(
 ) -> None:
     number = queued(fresh_engine, server, 30, at_a_time=4)
     server.rule = lambda _: reply
-    sampling.sample_system(number, GOING)
+    work(number)
     state, progress = how(fresh_engine, number)
     assert (state, progress.done, progress.total) == ("failed", 0, 30)
     assert len(server.requests) <= at_most
@@ -216,7 +215,7 @@ def test_a_system_that_answers_nothing_is_given_up(
         samplings.retry(session, found)
         session.commit()
     server.rule = lambda _: None
-    sampling.sample_system(number, GOING)
+    work(number)
     assert how(fresh_engine, number) == ("finished", samplings.Progress(done=30))
 
 
@@ -224,14 +223,14 @@ def test_a_system_that_answers_nothing_is_given_up(
 def test_nobody_listens_and_then_somebody_does(fresh_engine: Engine, server: Endpoint) -> None:
     port = free_port()
     number = queued(fresh_engine, server, 3, base_url=f"http://127.0.0.1:{port}/v1")
-    sampling.sample_system(number, GOING)
+    work(number)
     with Session(fresh_engine) as session:
         found = session.get_one(Sampling, number)
         assert "No connection to http://127.0.0.1" in (found.error or "")
         samplings.retry(session, found)
         session.commit()
     with endpoint_server(port):
-        sampling.sample_system(number, GOING)
+        work(number)
     assert how(fresh_engine, number) == ("finished", samplings.Progress(done=3))
 
 
@@ -253,7 +252,7 @@ def test_a_dead_workers_sampling_goes_on_and_stores_nothing_twice(
         session.execute(update(Sampling).values(lease_until=func.now() - timedelta(minutes=1)))
         session.commit()
         assert queue.due(session) == [number]
-    sampling.sample_system(number, GOING)
+    work(number)
     assert how(fresh_engine, number) == ("finished", samplings.Progress(done=10))
     assert len(server.requests) == 6
     texts = [text for each in stored(fresh_engine).values() for text in each]
@@ -284,11 +283,11 @@ def test_a_worker_that_is_to_stop_gives_it_back_at_once(
         return None
 
     server.rule = rule
-    sampling.sample_system(number, stopping)
+    work(number, stopping)
     state, progress = how(fresh_engine, number)
     assert state == "queued"
     assert 3 <= progress.done < 9
-    sampling.sample_system(number, GOING)
+    work(number)
     assert how(fresh_engine, number) == ("finished", samplings.Progress(done=9))
 
 
@@ -306,7 +305,7 @@ def test_cancelling_keeps_what_came_and_drops_what_is_under_way(
         return None
 
     server.rule = rule
-    sampling.sample_system(number, GOING)
+    work(number)
     assert how(fresh_engine, number) == ("cancelled", samplings.Progress(done=3, waiting=5))
     with Session(fresh_engine) as session:
         found = session.get_one(Sampling, number)
@@ -314,7 +313,7 @@ def test_cancelling_keeps_what_came_and_drops_what_is_under_way(
             samplings.cancel(session, found)
         samplings.retry(session, found)
         session.commit()
-    sampling.sample_system(number, GOING)
+    work(number)
     assert how(fresh_engine, number) == ("finished", samplings.Progress(done=8))
 
 
@@ -361,7 +360,7 @@ def test_prompts_that_may_not_leave_the_study_do_not(
         prompts[0].withdrawn_at = func.now()
         prompts[1].pii_state = PiiState.held
         session.commit()
-    sampling.sample_system(number, GOING)
+    work(number)
     assert how(fresh_engine, number) == ("finished", samplings.Progress(done=2, failed=2))
     assert {request.prompt for request in server.requests} == {"Prompt 2.", "Prompt 3."}
     assert list(problems(fresh_engine, number)) == [

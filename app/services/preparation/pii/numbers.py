@@ -10,6 +10,7 @@ from app.services.preparation.pii.span import Span, before, of
 from app.services.preparation.pii.words import TEST_CARDS
 
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,30}(?![A-Za-z0-9])")
+_IBAN_START = re.compile(r"[A-Z][A-Z]\d\d")
 # Lengths by country (ISO 13616 registry).
 _IBAN_LENGTHS = {
     "AD": 24, "AE": 23, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BR": 29,
@@ -25,6 +26,8 @@ _IBAN_LENGTHS = {
 _LONG = re.compile(
     r"(?<![\w.,/=#$€£-])(?:\+|\(?)\d(?:[ \u00a0().\-/]{0,3}\d){6,22}(?![\w]|[.,-]?\d)"
 )
+# Numbers of all of these kinds hold so many digits, so near: nearly all texts hold none.
+_SEVEN = re.compile(r"\d(?:[ \u00a0().\-/]{0,3}\d){6}")
 _CARD = re.compile(
     r"(?:4\d{12}(?:\d{3}){0,2}|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[01])\d{13}|3[47]\d{13}"
     r"|3(?:0[0-5]|[689]\d)\d{11}|6(?:011|5\d\d|4[4-9]\d|2\d\d)\d{12}|35\d{14})"
@@ -45,6 +48,7 @@ _NO_CALL = re.compile(
 _NORTH_AMERICA = re.compile(r"(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])[2-9]\d\d[ .-]\d{4}")
 _LOCAL = re.compile(r"[2-9]\d\d[ .-]\d{4}")
 _FICTION = re.compile(r"555[ .-]?01\d\d$|^555[ .-]?\d{4}$")
+_DOTTED_START = re.compile(r"\d\.\d")
 _DOTTED = re.compile(r"^\d{1,3}(?:\.\d{1,3}){3}$")  # of the internet
 _NINE = re.compile(r"^\d{3}-\d\d-\d{4}$")  # of social security, valid or not
 _REGIONS = (
@@ -78,6 +82,8 @@ _RESOLVERS = frozenset({"8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9", "
 
 
 def find_ibans(text: str) -> Iterator[Span]:
+    if _IBAN_START.search(text) is None:
+        return
     for match in _IBAN.finditer(text):
         # The pattern may have run on into the words after it: the country says how long it is.
         length = _IBAN_LENGTHS.get(match[0][:2])
@@ -106,6 +112,8 @@ def find_long_numbers(text: str) -> Iterator[Span]:
     A telephone has its country's +, is written as North Americans write one, or stands after a
     word that says so.
     """
+    if _SEVEN.search(text) is None:
+        return
     for match in _SSN.finditer(text):
         if match[0] not in _NO_SSN and not _NO_CALL.search(before(text, match.start(), 30)):
             yield of("ssn", match)
@@ -154,7 +162,7 @@ def _valid(written: str, region: str | None) -> bool:
 
 def find_ips(text: str) -> Iterator[Span]:
     """Addresses of the public internet: private, reserved and documentation ones are nobody's."""
-    rules = [_IPV4] if "." in text else []
+    rules = [_IPV4] if _DOTTED_START.search(text) else []
     rules += [_IPV6] if text.count(":") > 1 else []
     for rule in rules:
         for match in rule.finditer(text):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from app.services.preparation.pii.span import Span, before, of
+from app.services.preparation.pii.span import Span, before, holds, of
 
 _UPPER = "A-ZÀ-ÖØ-Þ"
 _WORD = rf"[{_UPPER}][\w'’.-]*"
@@ -48,9 +48,37 @@ _NO_NUMBER = re.compile(
 _YEAR = re.compile(r"\b(?:in|since|by|from|until|of|after|before)\s+(?:1[89]|20)\d\d\s$")
 
 
+# Each rule with words of which a text must hold one.
+_RULES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
+    (_ENGLISH, (
+        "Street", "St", "Av", "Road", "Rd", "Lane", "Ln", "Dr", "Boul", "Bl", "Court", "Ct", "Way",
+        "Pl", "Terrace", "Parkway", "Pkwy", "Cir", "Sq", "Highway", "Hwy", "Cre", "Close", "Gard",
+        "Mews", "Trail",
+    )),
+    (_GERMAN, (
+        "str", "Str", "weg", "Weg", "platz", "Platz", "allee", "Allee", "gasse", "Gasse", "ring",
+        "Ring", "damm", "Damm", "ufer", "Ufer", "laan", "plein", "gracht", "kade",
+    )),
+    (_FRENCH, (
+        "rue", "avenue", "boulevard", "place", "chemin", "impasse", "allée", "quai", "cours",
+        "route",
+    )),
+    (_SPANISH, (
+        "Calle", "C/", "Aven", "Avda.", "Av.", "Plaza", "Paseo", "Carrer", "Via", "Piazza", "Rua",
+        "Travessa",
+    )),
+    (_BOX, ("ox", "OX")),
+)  # fmt: skip
+# A house number before the street, or after it.
+_BEFORE = re.compile(r"\d(?:[A-Za-z]|st|nd|rd|th|\s?bis|\s?ter)?,?\s+[^\s\d]|\d\s+\d")
+_AFTER = re.compile(r"\s\d")
+
+
 def find_addresses(text: str) -> Iterator[Span]:
-    for rule in (_ENGLISH, _GERMAN, _FRENCH, _SPANISH, _BOX):
-        for match in rule.finditer(text):
+    if _AFTER.search(text) is None and _BEFORE.search(text) is None:
+        return
+    for rule, cues in _RULES:
+        for match in rule.finditer(text) if holds(text, cues) else ():
             counted = rule is _ENGLISH and _counted(text, match.start())
             if not counted and not _FAMOUS.match(match[0]):
                 yield of("address", match)

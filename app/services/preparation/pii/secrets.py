@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from app.services.preparation.pii.span import Span, of
+from app.services.preparation.pii.span import Span, holds, of
 from app.services.preparation.pii.words import ROLES
 
 _EMAIL = re.compile(
@@ -35,6 +35,7 @@ _MAKERS = (
     "AKIA", "ASIA", "AIza", "ya29.", "xox", "xapp-", "hf_", "npm_", "pypi-", "dop_v1_", "SG.",
     "EAA", "eyJ", ":AA",
 )  # fmt: skip
+_SHORTEST = 15  # of them: xoxb- and ten more
 _PRIVATE = re.compile(
     r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----.*?(?:-----END (?:[A-Z0-9]+ )*PRIVATE KEY-----|\Z)",
     re.DOTALL,
@@ -66,13 +67,16 @@ def find_emails(text: str) -> Iterator[Span]:
             yield of("email", match)
 
 
-def find_keys(text: str) -> Iterator[Span]:
-    """Tokens by their makers' prefixes, private keys, and what is said to be a key or password.
+def find_keys(text: str, longest: int) -> Iterator[Span]:
+    """`longest` is the length of the longest word of the text, between white space.
+
+    Tokens by their makers' prefixes, private keys, and what is said to be a key or password.
 
     A value that is said to be one counts if it is no placeholder and holds a digit, or letters of
     both cases or a sign within: `the password is wrong` holds none.
     """
-    for match in _TOKENS.finditer(text) if any(maker in text for maker in _MAKERS) else ():
+    long = longest >= _SHORTEST and holds(text, _MAKERS)
+    for match in _TOKENS.finditer(text) if long else ():
         if not _PLACEHOLDER.search(match[0]) and _mixed(match[0]):
             yield of("key", match)
     if "PRIVATE KEY" in text:
@@ -80,7 +84,7 @@ def find_keys(text: str) -> Iterator[Span]:
             yield of("key", match)
     lower = text.lower()
     for rule, cues in _SAID:
-        for match in rule.finditer(text) if any(cue in lower for cue in cues) else ():
+        for match in rule.finditer(text) if holds(lower, cues) else ():
             value = match["value"].rstrip(".!?)]}>")
             if not _PLACEHOLDER.search(match["value"]) and len(value) >= 3 and _mixed(value):
                 start = match.start("value")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 
-def _set(words: str) -> frozenset[str]:
+def word_set(words: str) -> frozenset[str]:
+    """The words of a text, for what is easier to read as one."""
     return frozenset(words.split())
 
 
 # What stands where a name would.
-NO_NAMES = _set("""
+NO_NAMES = word_set("""
     a about ai alexa all am amazon american an and any anybody anyone apple april assistant at
     august australian away back board bot but by canadian captain chat chatgpt chinese christian
     christmas claude colleague colleagues college committee company congratulations congressman
@@ -27,10 +28,10 @@ NO_NAMES = _set("""
 """)
 
 # What companies are called by: no name holds one.
-COMPANIES = _set("gmbh ag kg inc llc ltd corp plc bank foundation institute services solutions")
+COMPANIES = word_set("gmbh ag kg inc llc ltd corp plc bank foundation institute services solutions")
 
 # People of stories and of history: a prompt about them tells nothing of who wrote it.
-KNOWN = _set("""
+KNOWN = word_set("""
     aladdin aragorn batman bean bennet biden bilbo bingley bond bourne bovary chips churchill
     cinderella claus clinton curie dalloway darcy darwin dolittle doofenshmirtz dracula draper
     dre dumbledore einstein evil fauci faust feynman frankenstein freud frodo gandalf gandhi
@@ -44,14 +45,14 @@ KNOWN = _set("""
 """)
 
 # Addresses of an office, not of a person, and of nobody.
-ROLES = _set("""
+ROLES = word_set("""
     abuse admin billing careers contact feedback git hello help hr info jobs mail marketing
     media newsletter no-reply noreply office orders postmaster press privacy root sales security
     service support team user username webmaster you your-email your.email youremail
 """)
 
 # Card numbers that payment services publish for tests.
-TEST_CARDS = _set("""
+TEST_CARDS = word_set("""
     2223003122003222 30569309025904 3530111333300000 371449635398431 378282246310005
     4000000000000002 4000056655665556 4012888888881881 4111111111111111 4222222222222
     4242424242424242 5105105105105100 5555555555554444 6011000990139424 6011111111111117

@@ -7,20 +7,29 @@ from typing import Any
 
 from psycopg import Connection
 from psycopg.sql import SQL, Identifier
-from sqlalchemy import ColumnElement, any_, bindparam, func, select
+from sqlalchemy import ColumnElement, any_, bindparam, cast, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.types import NullType
 
 from app.db import Base
 
 
 def among(column: InstrumentedAttribute[Any], values: Collection[Any]) -> ColumnElement[bool]:
-    """`column = ANY(values)`, one parameter however many values there are.
+    """`column = ANY(values)`, one parameter however many values there are, of numbers or texts.
 
-    `IN` sends one parameter a value, and PostgreSQL takes 65,535 at most.
+    `IN` sends one parameter a value, and PostgreSQL takes 65,535 at most. The array is written out
+    here: several times faster than the driver's way, which looks at each value.
     """
-    array = bindparam(None, list(values), type_=ARRAY(column.type), unique=True)
-    return column == any_(array)
+    items = ",".join([_quoted(value) if isinstance(value, str) else str(value) for value in values])
+    array = bindparam(None, f"{{{items}}}", type_=NullType(), unique=True)  # cast to what it is
+    return column == any_(cast(array, ARRAY(column.type)))
+
+
+def _quoted(value: str) -> str:
+    if "\\" in value or '"' in value:
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{value}"'
 
 
 def next_ids(session: Session, table: type[Base], count: int) -> list[int]:
@@ -33,7 +42,7 @@ def next_ids(session: Session, table: type[Base], count: int) -> list[int]:
 def copy_rows(
     session: Session, table: type[Base], columns: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> None:
-    """Store rows by COPY, several times faster than INSERT. Objects for jsonb come as Jsonb.
+    """Store rows by COPY, several times faster than INSERT. What is for jsonb comes as JSON text.
 
     The session does not know of them, and defaults that SQLAlchemy fills in stay empty.
     """

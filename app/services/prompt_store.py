@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from psycopg.types.json import Jsonb
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -66,8 +66,8 @@ def store_prompts(
                 row.use_case,
                 row.closed_domain,
                 row.constraint_text,
-                Jsonb(row.few_shot.to_json()) if row.few_shot else None,
-                Jsonb(dict(row.details)),
+                json.dumps(row.few_shot.to_json()) if row.few_shot else None,
+                json.dumps(row.details) if row.details else "{}",
                 import_id,
                 *_found_out(prepared),
             )
@@ -88,7 +88,7 @@ def _found_out(prepared: Prepared | None) -> tuple[Any, ...]:
         found.tokens,
         prepared.group,
         (PiiState.held if spans else PiiState.clear).value,
-        Jsonb(spans) if spans else None,
+        json.dumps(spans) if spans else None,
         suggestion.use_case if suggestion else None,
         suggestion.confidence if suggestion else None,
     )

@@ -90,15 +90,16 @@ class PromptFile:
 
     def store(self, rows: Sequence[PromptRow], import_id: int) -> None:
         if self._waiting and self._helpers is None and self._processes:
+            # There is a second chunk: other processes are worth their start.
             self._helpers = Helpers(self._preparation.examiner, self._processes)
             self._waiting = deque((first, self._look(first)) for first, _ in self._waiting)
         self._waiting.append((rows, self._look(rows)))
         if len(self._waiting) > max(1, self._processes):
-            self._store(import_id)
+            self._store(*self._waiting.popleft(), import_id)
 
     def finish(self, import_id: int) -> None:
         while self._waiting:
-            self._store(import_id)
+            self._store(*self._waiting.popleft(), import_id)
 
     def close(self) -> None:
         if self._helpers is not None:
@@ -107,13 +108,16 @@ class PromptFile:
     def _look(self, rows: Sequence[PromptRow]) -> Future[list[Findings]] | None:
         return None if self._helpers is None else self._helpers.look(asked_of(rows))
 
-    def _store(self, import_id: int) -> None:
-        """Store the chunk that has waited longest."""
-        rows, future = self._waiting.popleft()
+    def _store(
+        self,
+        rows: Sequence[PromptRow],
+        looked_at: Future[list[Findings]] | None,
+        import_id: int,
+    ) -> None:
         found: dict[str, Findings] | None = None
-        if future is not None:
+        if looked_at is not None:
             found = {}
-            for row, one in zip(rows, future.result(), strict=True):
+            for row, one in zip(rows, looked_at.result(), strict=True):
                 found.setdefault(row.sha256, one)  # of texts that are one, the first is taken
         try:
             added = add_prompts(

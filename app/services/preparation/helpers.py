@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 
 from app.services.preparation.findings import Asked, Examiner, Findings
 
+
 class HelperGone(RuntimeError):
     """A process ended that should have answered; the message says how."""
 

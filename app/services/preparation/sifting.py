@@ -270,10 +270,10 @@ class Preparation:
         if not self.settings.near_similarity:
             return matches
         others: list[_Known | Prepared] = [seen.stored[key] for key in ids]
-        pending = seen.pending.keys() & found.bands
+        pending = [seen.pending[band] for band in found.bands if band in seen.pending]
         if pending:
-            near = (seen.pending[band][:LOOKED_AT] for band in found.bands if band in pending)
-            others += {id(prepared): prepared for few in near for prepared in few}.values()
+            few = (prepared for some in pending for prepared in some[:LOOKED_AT])
+            others += {id(prepared): prepared for prepared in few}.values()
         if not others:  # most often
             return matches
         mine = shingles(comparison_form(row.text))

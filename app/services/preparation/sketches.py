@@ -29,7 +29,8 @@ _ASCII_WORDS = re.compile(rb"\w+|[^\w\s.,!?;:'\"]", re.ASCII)
 _CIRCLE = 2**32
 _SPREAD = 0x9E3779B1  # odd: a permutation of the circle that undoes the order of CRCs
 _PLACES = [(number * 0xC2B2AE35 + 0x27D4EB2F) % _CIRCLE for number in range(BANDS * ROWS)]
-_PACK = struct.Struct(f"<{ROWS}I").pack
+_PACK = struct.Struct(f"<{BANDS * ROWS}I").pack
+_BAND = 4 * ROWS  # bytes
 
 
 def shingles(form: str) -> Set[int]:
@@ -45,13 +46,13 @@ def shingles(form: str) -> Set[int]:
 
 def bands(shingled: Set[int]) -> list[int]:
     """The sketch: BANDS signed 32-bit hashes. Two texts with one in common may be near."""
-    points = sorted([point * _SPREAD % _CIRCLE for point in shingled])
+    points = sorted([point * _SPREAD & 0xFFFFFFFF for point in shingled])
     last = len(points)
     points.append(points[0])  # around the circle
-    minima = [points[bisect_left(points, place, 0, last)] for place in _PLACES]
+    minima = _PACK(*[points[bisect_left(points, place, 0, last)] for place in _PLACES])
     return [
-        crc32(_PACK(*minima[start : start + ROWS]), start) - 2**31
-        for start in range(0, BANDS * ROWS, ROWS)
+        crc32(minima[band * _BAND : (band + 1) * _BAND], band * ROWS) - 2**31
+        for band in range(BANDS)
     ]
 
 

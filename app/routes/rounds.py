@@ -17,6 +17,7 @@ from app.render import page
 from app.routes.deps import CurrentUser, ResearcherStudy
 from app.services import rounds, studies
 from app.services.batch_progress import batches_with_progress
+from app.services.round_baselines import possible_baselines
 from app.services.round_config import REHEARSAL, RoundConfig, round_config
 from app.services.round_views import round_view
 
@@ -48,13 +49,29 @@ def list_rounds(session: DbSession, study: ResearcherStudy) -> Response:
 
 
 @router.get("/rounds/new")
-def new_round(request: Request, study: ResearcherStudy) -> Response:
+def new_round(request: Request, session: DbSession, study: ResearcherStudy) -> Response:
     """The form for a round, filled with the study's defaults."""
     config = RoundConfig(**{**(REHEARSAL if study.rehearsal else {}), **study.settings})
     values = {**config.model_dump(), "seed": secrets.randbelow(10_000)}
     values["overrides"] = json.dumps(config.overrides, indent=1) if config.overrides else ""
     values["base_model"] = config.base_model or ""
-    return page(request, "rounds/new.html", {"study": study, "values": values, "error": None})
+    return _form(request, session, study, values)
+
+
+def _form(
+    request: Request,
+    session: DbSession,
+    study: Study,
+    values: dict[str, Any],
+    error: DomainError | None = None,
+) -> Response:
+    context = {
+        "study": study,
+        "values": values,
+        "possible_baselines": possible_baselines(session, study),
+        "error": error.message if error else None,
+    }
+    return page(request, "rounds/new.html", context, status=error.status if error else 200)
 
 
 @router.post("/rounds")
@@ -74,6 +91,7 @@ def start_round(
     evaluation_prompts: Annotated[str, Form()],
     evaluation_labels: Annotated[str, Form()],
     next_ranking_prompts: Annotated[str, Form()],
+    baselines: Annotated[list[str] | None, Form()] = None,
     base_model: Annotated[str, Form()] = "",
     overrides: Annotated[str, Form()] = "",
 ) -> Response:
@@ -89,6 +107,7 @@ def start_round(
         "evaluation_prompts": evaluation_prompts,
         "evaluation_labels": evaluation_labels,
         "next_ranking_prompts": next_ranking_prompts,
+        "baselines": baselines or [],
     }
     try:
         config = round_config(
@@ -103,8 +122,7 @@ def start_round(
     except DomainError as error:
         session.rollback()
         values |= {"seed": seed, "base_model": base_model, "overrides": overrides}
-        context = {"study": study, "values": values, "error": error.message}
-        return page(request, "rounds/new.html", context, status=error.status)
+        return _form(request, session, study, values, error)
     return RedirectResponse(_address(study, round_.number), status_code=303)
 
 

@@ -122,6 +122,12 @@ def newest_demonstrations(
     return dict(iter(session.execute(newest)))
 
 
+def demonstrations_policy(session: Session, study: Study) -> Policy:
+    """The external policy DEMONSTRATIONS of a study that has ranked some."""
+    policy = select(Policy).where(Policy.study_id == study.id, Policy.name == DEMONSTRATIONS)
+    return session.scalars(policy).one()
+
+
 def ranked_as_completions(
     session: Session, study: Study, demonstrations: Collection[int]
 ) -> dict[int, int]:

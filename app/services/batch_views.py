@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, case, func, select, update
 from sqlalchemy.orm import Session, joinedload
@@ -13,6 +14,7 @@ from app.errors import Conflict, NotFound
 from app.models import Assignment, AssignmentState, Batch, LabelTask, LabelTaskState, Study
 from app.services.batch_progress import BatchProgress, batch_progress
 from app.services.label_forms import SKIP_REASONS
+from app.services.results import evaluation_of, win_rates
 
 LISTED = 100
 
@@ -31,6 +33,7 @@ class BatchView:
     median_active_seconds: float | None  # of the labels submitted; what browsers counted
     skips: Sequence[tuple[str, int]]
     skipped: Sequence[Assignment]
+    win_rates: Sequence[Mapping[str, Any]]  # of an evaluation: services.results.win_rates
 
     @property
     def skips_in_all(self) -> int:
@@ -78,6 +81,7 @@ def batch_view(session: Session, study: Study, batch_id: int) -> BatchView:
         .order_by(Assignment.id.desc())
         .limit(LISTED)
     )
+    evaluation = evaluation_of(session, batch)
     return BatchView(
         batch=batch,
         progress=batch_progress(session, batch),
@@ -89,6 +93,7 @@ def batch_view(session: Session, study: Study, batch_id: int) -> BatchView:
         median_active_seconds=median,
         skips=[(SKIP_REASONS.get(reason or "", reason or ""), count) for reason, count in skips],
         skipped=skipped.all(),
+        win_rates=win_rates(session, evaluation) if evaluation is not None else (),
     )
 
 

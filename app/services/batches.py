@@ -25,12 +25,14 @@ from app.services.batch_contents import (
     DEFAULT_SPLITS,
     DEMONSTRATIONS,
     completions_by_prompt,
+    demonstrations_policy,
     fresh_prompts,
     newest_demonstrations,
     ranked_as_completions,
 )
 from app.services.batch_rows import add_tasks, new_batch
 from app.services.bulk import among
+from app.services.results import add_evaluation
 from app.services.usable import usable_prompt
 
 UNUSABLE = (
@@ -171,7 +173,7 @@ def ranking_batch_from_policies(
     `k_min` of the policies have completed; of more than `k_max` a random choice by `seed`. With
     `include_demonstrations` the newest training demonstration of a prompt that has one is among
     its completions and counts as one; its labeler does not get the task. Raises Invalid when there
-    are fewer prompts than that.
+    are fewer prompts than that. For the purpose of an evaluation, the batch is one of its policies.
     """
     if not MIN_K <= k_min <= k_max <= MAX_K:
         raise Invalid(f"K must lie between {MIN_K} and {MAX_K}, the smallest first.")
@@ -203,7 +205,7 @@ def ranking_batch_from_policies(
             draw = random.Random(f"completions {seed} {prompt_id}")
             ids = draw.sample(ids, k_max - len(own))
         chosen[prompt_id] = ids + own
-    return create_ranking_batch(
+    batch = create_ranking_batch(
         session,
         study,
         name=name,
@@ -218,6 +220,12 @@ def ranking_batch_from_policies(
         round_id=round_id,
         stage=stage,
     )
+    if purpose is Purpose.evaluation:
+        judged = {policy.id for policy in policies}
+        if ranked:
+            judged.add(demonstrations_policy(session, study).id)
+        add_evaluation(session, batch, judged)
+    return batch
 
 
 def _check_completions(

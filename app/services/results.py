@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.models import (
     Assignment,
+    Batch,
     Completion,
     Demonstration,
     Evaluation,
@@ -51,6 +53,23 @@ def labeler_agreement(session: Session, study: Study, pool: Pool) -> Proportion 
     return agreement(_tiers(session, Ranking.study_id == study.id, Ranking.pool == pool))
 
 
+def add_evaluation(session: Session, batch: Batch, policies: Collection[int]) -> Evaluation:
+    """What the batch's rankings decide: which of these policies, by their ids, is preferred."""
+    evaluation = Evaluation(study_id=batch.study_id, round_id=batch.round_id, batch_id=batch.id)
+    session.add(evaluation)
+    session.flush()
+    session.add_all(
+        EvaluationPolicy(evaluation_id=evaluation.id, study_id=batch.study_id, policy_id=policy_id)
+        for policy_id in policies
+    )
+    session.flush()
+    return evaluation
+
+
+def evaluation_of(session: Session, batch: Batch) -> Evaluation | None:
+    return session.scalar(select(Evaluation).where(Evaluation.batch_id == batch.id))
+
+
 def evaluation_policies(session: Session, evaluation: Evaluation) -> list[Policy]:
     return list(
         session.scalars(
@@ -63,8 +82,13 @@ def evaluation_policies(session: Session, evaluation: Evaluation) -> list[Policy
 
 
 def win_rates(session: Session, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Every policy against every other, by label, with 95 % intervals clustered by prompt."""
+    """Every policy against every other, by label, with 95 % intervals clustered by prompt.
+
+    Where two have one label, such as those of two rounds, they stand under their names.
+    """
     policies = evaluation_policies(session, evaluation)
+    labels = Counter(policy.label for policy in policies)
+    names = {p.id: p.label if labels[p.label] == 1 else p.name for p in policies}
     rows = session.execute(
         select(Ranking.id, Ranking.prompt_id, Completion.policy_id, RankingItem.tier)
         .join(RankingItem, RankingItem.ranking_id == Ranking.id)
@@ -86,8 +110,8 @@ def win_rates(session: Session, evaluation: Evaluation) -> list[dict[str, Any]]:
             if rate is not None:
                 found.append(
                     {
-                        "policy": policy.label,
-                        "baseline": baseline.label,
+                        "policy": names[policy.id],
+                        "baseline": names[baseline.id],
                         "win_rate": rate.rate,
                         "low": rate.low,
                         "high": rate.high,

@@ -38,6 +38,11 @@ class RoundConfig(BaseModel):
     )
     evaluation_prompts: int = Field(default=200, ge=1)
     evaluation_labels: int = Field(default=2, ge=1, description="Held-out labels a prompt.")
+    baselines: tuple[str, ...] = Field(
+        default=(),
+        max_length=6,
+        description="Names of external policies that are judged beside base, SFT and PPO.",
+    )
     next_ranking_prompts: int = Field(
         default=500, ge=0, description="Samples of the new policy to rank in the next round."
     )

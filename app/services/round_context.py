@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Select, func, literal, select
+from sqlalchemy import ColumnElement, Select, func, literal, select
 from sqlalchemy.orm import Session
 
 from app.errors import Invalid
@@ -165,12 +165,20 @@ def choose_prompts(context: Context, kind: LabelKind, count: int) -> list[int]:
     return chosen
 
 
-def prompts_of_split(context: Context, split: Split, limit: int | None = None) -> list[int]:
+def prompts_of_split(
+    context: Context, split: Split, limit: int | None = None, *conditions: ColumnElement[bool]
+) -> list[int]:
+    """Usable prompts of a split that meet the conditions, in an order fixed by the seed."""
     order = func.md5(func.concat(Prompt.id, literal(f":{context.round.seed}:{split.value}")))
     return list(
         context.session.scalars(
             select(Prompt.id)
-            .where(Prompt.study_id == context.study.id, Prompt.split == split, usable_prompt())
+            .where(
+                Prompt.study_id == context.study.id,
+                Prompt.split == split,
+                usable_prompt(),
+                *conditions,
+            )
             .order_by(order)
             .limit(limit)
         )

@@ -31,6 +31,7 @@ from app.models import (
 from app.services import runs
 from app.services.batch_progress import BatchProgress, batch_progress
 from app.services.results import round_report
+from app.services.round_baselines import check_baselines
 from app.services.round_config import RoundConfig
 from app.services.round_context import Context, choose_prompts
 from app.services.stages import STAGES, Stage
@@ -120,8 +121,9 @@ def start_round(
     session.add(round_)
     session.flush()
     context = Context.load(session, round_)
-    # Too few prompts for the rankings should be known now, not after hours of SFT.
+    # Too few prompts, or completions of a baseline, should be known now, not after hours of SFT.
     choose_prompts(context, LabelKind.ranking, config.ranking_prompts)
+    check_baselines(context)
     advance(session, round_.id)
     return round_
 

@@ -17,8 +17,6 @@ from app.models import (
     Batch,
     Checkpoint,
     CheckpointKind,
-    Evaluation,
-    EvaluationPolicy,
     LabelKind,
     Pool,
     Purpose,
@@ -30,6 +28,7 @@ from app.models import (
     Split,
 )
 from app.services import batches, runs, snapshots
+from app.services.round_baselines import baselines, judged_prompts
 from app.services.round_context import Context, choose_prompts, prompts_of_split
 from app.services.round_rankings import make_ranking_batch, ranking_requests
 
@@ -189,7 +188,7 @@ def _start_ppo(context: Context) -> None:
 
 def _start_sample_ppo(context: Context) -> None:
     """The policies' answers to held-out prompts, and the new policy's samples to rank next."""
-    judged = prompts_of_split(context, Split.test, context.config.evaluation_prompts)
+    judged = judged_prompts(context)
     inputs: dict[str, Snapshot | Checkpoint] = {
         "reward": context.checkpoint("reward"),
         "evaluation": snapshots.freeze_prompts(
@@ -226,7 +225,8 @@ def _start_evaluation(context: Context) -> None:
             round_id=None,
         )
     policies = [context.policy(stage) for stage in ("base", "sft", "ppo")]
-    batch = batches.ranking_batch_from_policies(
+    policies += baselines(context)
+    context.batches["evaluation"] = batches.ranking_batch_from_policies(
         session,
         study,
         policies,
@@ -240,15 +240,6 @@ def _start_evaluation(context: Context) -> None:
         round_id=context.round.id,
         stage="evaluation",
     )
-    context.batches["evaluation"] = batch
-    evaluation = Evaluation(study_id=study.id, round_id=context.round.id, batch_id=batch.id)
-    session.add(evaluation)
-    session.flush()
-    session.add_all(
-        EvaluationPolicy(evaluation_id=evaluation.id, study_id=study.id, policy_id=policy.id)
-        for policy in policies
-    )
-    session.flush()
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.models import Completion, ExternalSystem, Policy, Prompt, Sampling, Split, Study
+from app.models import Completion, ExternalSystem, Policy, Pool, Prompt, Sampling, Split, Study
 from app.services.external import samplings, systems
 from tests import factories as make
-from tests.endpoint import Endpoint, Reply, endpoint_server, error, work
+from tests.endpoint import Endpoint, Reply, chat, endpoint_server, error, work
 from tests.routes.conftest import sign_in
 
 HERE = "/studies/alpha/systems"
@@ -244,3 +244,45 @@ def test_systems_are_of_one_study_and_for_its_researchers(
     assert client.post(f"{HERE}/new", data=form(server, action="try")).status_code == 404
     assert server.requests == []
     assert len(db.scalars(select(Prompt)).all()) == 4
+
+
+def test_a_systems_completions_are_judged_blind(
+    client: TestClient, db: Session, study: Study, server: Endpoint
+) -> None:
+    """Through the pages: two systems sampled, a blind evaluation, its win rates."""
+    server.rule = lambda asked: chat(f"{len(server.requests)} rivers, by {asked.body['model']}"[:9])
+    for name in ("zz-plain", "zz-prompted"):
+        number = added(client, db, server, name=name, model=f"{name}-model", prefix="Be kind.")
+        client.post(f"{HERE}/{number}/sample", data={"splits": "test", "completions": "1"})
+        work(db.scalars(select(Sampling.id).order_by(Sampling.id)).all()[-1])
+    db.rollback()
+    policies = db.scalars(select(Policy.id)).all()
+    new = "/studies/alpha/batches/new/ranking"
+    assert "zz-prompted" in client.get(new).text
+    batch = {
+        "name": "blind",
+        "policies": [str(policy_id) for policy_id in policies],
+        "k_min": "2",
+        "k_max": "2",
+        "count": "",
+        "labels": "1",
+        "audience": "heldout",
+        "lease_minutes": "60",
+        "priority": "0",
+    }
+    response = client.post(new, data=batch, follow_redirects=False)
+    assert response.status_code == 303, response.text
+    judge = make.make_labeler(db, study, "lena", pool=Pool.heldout)
+    db.commit()
+    sign_in(client, "lena")
+    page = client.get("/label/alpha").text
+    assert " rivers" in page
+    for secret in ("zz-", server.url, "tiny", "Be kind.", "temperature"):
+        assert secret not in page
+    for _ in range(3):
+        make.give_label(db, judge)
+    db.commit()
+    sign_in(client, "rosa")
+    page = client.get(response.headers["location"]).text
+    assert "Who is preferred" in page
+    assert "zz-prompted" in page

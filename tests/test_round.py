@@ -32,6 +32,7 @@ from app.models import (
     LabelTaskCompletion,
     Policy,
     Pool,
+    Prompt,
     Ranking,
     Run,
     RunInput,
@@ -39,11 +40,13 @@ from app.models import (
     RunState,
     Snapshot,
     SnapshotRanking,
+    Split,
     Study,
     User,
 )
 from app.services.batch_progress import batch_progress
 from app.supervisor import Supervisor
+from tests import factories as make
 
 SMALL: dict[str, Any] = {
     "demonstrations": 20,
@@ -71,13 +74,15 @@ def _silent() -> Console:
 def test_a_round_is_played_through_the_real_parts(live_server: Supervisor) -> None:
     url = live_server.services.urls.database_url
     found = demo.set_up(live_server.settings, url, seed=3)
-    status = demo.play(live_server.url, found, 3, _silent(), SMALL)
+    _complete_test_prompts(url, "elsewhere")
+    status = demo.play(live_server.url, found, 3, _silent(), {**SMALL, "baselines": "elsewhere"})
 
     assert status["state"] == "finished"
     assert {stage["state"] for stage in status["stages"]} == {"done"}
     report = status["report"]
     pairs = {(row["policy"], row["baseline"]) for row in report["win_rates"]}
     assert {("ppo-ptx", "sft"), ("sft", "base"), ("ppo-ptx", "base")} <= pairs
+    assert {("ppo-ptx", "elsewhere"), ("elsewhere", "sft")} <= pairs
     for row in report["win_rates"]:
         assert row["judgements"] == 16
         assert 0 <= row["low"] <= row["win_rate"] <= row["high"] <= 1
@@ -105,6 +110,22 @@ def test_a_round_is_played_through_the_real_parts(live_server: Supervisor) -> No
     for name in ("demonstrations", "base", "sft", "sample-sft"):
         assert states[name] == "reused"
     assert states["rankings"] == "waiting"
+    engine.dispose()
+
+
+def _complete_test_prompts(url: str, name: str) -> None:
+    """An external policy that the round can take as a baseline."""
+    engine = make_engine(url)
+    with Session(engine) as session:
+        study = session.scalars(select(Study)).one()
+        policy = make.make_policy(session, study, name)
+        session.add_all(
+            Completion(
+                study_id=study.id, prompt_id=prompt_id, policy_id=policy.id, text="I do not know."
+            )
+            for prompt_id in session.scalars(select(Prompt.id).where(Prompt.split == Split.test))
+        )
+        session.commit()
     engine.dispose()
 
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trainer.config import BaseConfig
-from trainer.contract import LEARNING_RATE, LOSS, MODEL, SFT_VALID_LOSS, ContractError, TextRecord
+from trainer.contract import LEARNING_RATE, LOSS, SFT_VALID_LOSS, ContractError, TextRecord
 from trainer.data import Encoder, endless, load_records, packed_rows
-from trainer.models import PAD, device, save_model, use_packed_attention
+from trainer.models import PAD, device, use_packed_attention
 from trainer.passes import mean_language_loss
 from trainer.run import Run, cosine_to_tenth, set_learning_rate
 
@@ -119,19 +119,21 @@ def train_base(run_dir: Path) -> None:
         {"params": decayed},
         {"params": others, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(
+    optimizer: torch.optim.Optimizer = torch.optim.AdamW(
         groups,
         lr=config.learning_rate,
         betas=(0.9, 0.95),
         weight_decay=config.weight_decay,
         fused=True,
     )
+    passes, optimizer = run.processes.prepare(model, optimizer)
     start, checkpoints, metrics = run.resume(
         {"model": model, "optimizer": optimizer},
         total_steps=config.steps,
         seconds=config.checkpoint_seconds,
     )
     warmup = round(config.warmup_fraction * config.steps)
+    tokens = config.batch_rows * width  # in one pass
 
     for step in range(start, config.steps):
         rate = config.learning_rate * cosine_to_tenth(step, config.steps, warmup=warmup)
@@ -139,7 +141,7 @@ def train_base(run_dir: Path) -> None:
         picked = endless(len(train), run.spec.seed, step * config.batch_rows, config.batch_rows)
         optimizer.zero_grad()
         documents = [document for i in picked for document in train[i]]
-        loss = mean_language_loss(model, documents, config.batch_rows * width, weight=1.0)
+        loss = mean_language_loss(run.processes, passes, documents, tokens, weight=1.0)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
         optimizer.step()
 
@@ -151,10 +153,10 @@ def train_base(run_dir: Path) -> None:
     model.eval()
     documents = [document for row in valid[:64] for document in row]
     figures = {
-        SFT_VALID_LOSS: mean_language_loss(model, documents, config.batch_rows * width),
+        SFT_VALID_LOSS: mean_language_loss(run.processes, passes, documents, tokens),
         "base/parameters": float(sum(p.numel() for p in model.parameters())),
         "base/tokens_seen": float(config.steps * config.batch_rows * width),
     }
     metrics.write(config.steps, figures, phase="valid")
-    save_model(run_dir / MODEL, model, tokenizer)
+    run.save(model, tokenizer)
     run.finish(figures)

@@ -124,9 +124,10 @@ def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
 
 
 def epoch_batches(count: int, size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Index batches of one epoch, shuffled; the last may be smaller."""
+    """Index batches of one epoch, shuffled: the fewest of at most `size`, as even as can be."""
     order = _epoch_order(count, seed, epoch)
-    return [order[start : start + size] for start in range(0, count, size)]
+    batches = -(-count // size)
+    return [order[i * count // batches : (i + 1) * count // batches] for i in range(batches)]
 
 
 def parts_of(lengths: Sequence[int], tokens: int) -> list[list[int]]:

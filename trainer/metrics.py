@@ -18,16 +18,22 @@ class TrainingError(RuntimeError):
 class Metrics:
     """Appends lines; after a resume, drops those of steps that will be done again."""
 
-    def __init__(self, run_dir: Path, *, total_steps: int, resumed_step: int) -> None:
+    def __init__(
+        self, run_dir: Path, *, total_steps: int, resumed_step: int, written: bool = True
+    ) -> None:
         self.total_steps = total_steps
         self.path = run_dir / METRICS
-        _truncate_after(self.path, resumed_step)
+        self.written = written  # by one of the run's processes only
+        if written:
+            _truncate_after(self.path, resumed_step)
 
     def write(self, step: int, values: dict[str, float], phase: str = "train") -> None:
         """Append one line. Raises TrainingError where a value is not finite."""
         for key, value in values.items():
             if not math.isfinite(value):
                 raise TrainingError(f"step {step}: {key} is {value}; try a lower learning rate")
+        if not self.written:
+            return
         line = MetricLine(
             step=step, total_steps=self.total_steps, time=time.time(), values=values, phase=phase
         )

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from trainer.data import Encoder, parts_of
 from trainer.packing import Packed, Tree, pack
+from trainer.processes import Processes, with_last
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -89,7 +90,8 @@ def language_loss(
 
 
 def mean_language_loss(
-    policy: PreTrainedModel,
+    processes: Processes,
+    policy: nn.Module,
     documents: Sequence[Sequence[int]],
     pass_tokens: int,
     *,
@@ -98,18 +100,21 @@ def mean_language_loss(
 ) -> float:
     """Mean negative log-likelihood, nats a token, in passes of at most `pass_tokens` tokens.
 
-    With a weight its gradient times the weight is added to the policy's.
+    policy is as `Processes.prepare` returned it, documents those of all processes. With a weight
+    the gradient times the weight is added to the policy's.
     """
     starts = [1] * len(documents) if first is None else first
     tokens = sum(len(d) - start for d, start in zip(documents, starts, strict=True))
-    mean = 0.0
+    own = processes.share(list(zip(documents, starts, strict=True)))
+    total = 0.0
     with torch.set_grad_enabled(weight != 0):
-        for part in parts_of([len(d) for d in documents], pass_tokens):
-            loss = language_loss(policy, [documents[i] for i in part], [starts[i] for i in part])
-            if weight:
-                (weight * loss / tokens).backward()
-            mean += loss.item() / tokens
-    return mean
+        for part, last in with_last(parts_of([len(d) for d, _ in own], pass_tokens)):
+            with processes.synced(last or not weight, policy):
+                loss = policy(language_loss, [own[i][0] for i in part], [own[i][1] for i in part])
+                if weight:
+                    processes.backward(weight / tokens * loss)
+            total += loss.item()
+    return processes.sum(total) / tokens
 
 
 def scores_at(model: PreTrainedModel, packed: Packed, places: Tensor) -> Tensor:

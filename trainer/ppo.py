@@ -23,7 +23,6 @@ from trainer import ppo_math
 from trainer.config import PPOConfig
 from trainer.contract import (
     LEARNING_RATE,
-    MODEL,
     PPO_KL,
     PPO_LENGTH,
     PPO_PTX_LOSS,
@@ -44,13 +43,20 @@ from trainer.models import (
     load_reward_model,
     load_tokenizer,
     model_source,
-    save_model,
 )
 from trainer.passes import mean_language_loss
-from trainer.rollout import completion_logprobs, completion_values, final_scores, sample
+from trainer.processes import with_last
+from trainer.rollout import (
+    Rollout,
+    completion_logprobs,
+    completion_values,
+    final_scores,
+    sample,
+)
 from trainer.run import Run, set_learning_rate
 
-RATIO_TOLERANCE = 1e-4  # of the first minibatch, float32
+RATIO_TOLERANCE = {"no": 1e-4, "bf16": 0.2, "fp16": 0.05}  # of the first minibatch, by precision
+SHARED = ("ppo/policy_loss", "ppo/value_loss", "ppo/clip_fraction")  # each process has a part
 
 
 class KLCoefficient:
@@ -109,7 +115,7 @@ def train_ppo(run_dir: Path) -> None:
         check_context(model, max(map(len, prompts)) + config.max_completion_tokens)
     average = Average(policy, config.ema_decay)
     beta = KLCoefficient(config.kl_coefficient)
-    policy_optimizer, value_optimizer = (
+    optimizers = (
         torch.optim.Adam(
             model.parameters(),
             betas=(config.adam_beta1, config.adam_beta2),
@@ -119,6 +125,10 @@ def train_ppo(run_dir: Path) -> None:
         for model in (policy, value_model)
     )
     iterations = config.episodes // config.batch_episodes
+    run.check_batch(config.batch_episodes // config.minibatches)
+    processes = run.processes
+    passes, policy_optimizer = processes.prepare(policy, next(optimizers))
+    value_passes, value_optimizer = processes.prepare(value_model, next(optimizers))
     start, checkpoints, metrics = run.resume(
         {
             "policy": policy,
@@ -147,31 +157,37 @@ def train_ppo(run_dir: Path) -> None:
         # Episodes: one completion for each prompt of the batch.
         at = iteration * config.batch_episodes
         drawn = endless(len(prompts), run.spec.seed, at, config.batch_episodes)
-        rollout = sample(
-            policy,
-            [prompts[i] for i in drawn],
-            max_tokens=config.max_completion_tokens,
+        picked = [prompts[i] for i in drawn]
+        uniform = torch.rand(
+            config.batch_episodes, config.max_completion_tokens, generator=generator
+        )
+        own = processes.share(range(len(picked)))
+        sampled = passes(
+            sample,
+            [picked[i] for i in own],
+            uniform=uniform[own],
             temperature=config.temperature,
             eos=encoder.eos,
             pad=encoder.pad,
-            generator=generator,
         )
+        rollout = Rollout.of(picked, processes.together(sampled), encoder.pad)
         sampled_in = time.monotonic() - began
         mask = rollout.mask  # (B, T)
-        everything = torch.arange(len(mask), device=device())
 
         # Scores (B,), reference logprobs (B, T) and values (B, T).
-        score = torch.empty(len(mask), device=device())
+        score = torch.zeros(len(mask), device=device())
         reference_logprobs = torch.zeros_like(rollout.logprobs)
         old_values = torch.zeros_like(rollout.logprobs)
-        with torch.no_grad():
-            for rows in rollout.parts(everything, config.pass_tokens):
+        with torch.no_grad(), processes.accelerator.autocast():
+            for rows in rollout.parts(torch.tensor(own, device=device()), config.pass_tokens):
                 episodes = rollout.pack(rows)
                 reference_logprobs[rows] = completion_logprobs(
-                    reference, episodes, temperature=config.temperature, pad=encoder.pad
-                )
-                old_values[rows] = completion_values(value_model, episodes)
-                score[rows] = final_scores(reward_model, episodes)
+                    reference, episodes, config.temperature, encoder.pad
+                ).float()
+                old_values[rows] = value_passes(completion_values, episodes).float()
+                score[rows] = final_scores(reward_model, episodes).float()
+        for shared in (reference_logprobs, old_values, score):
+            processes.add(shared)
         score = torch.where(rollout.finished, score, config.missing_eos_score)
 
         # Rewards and advantages, whitened over the whole batch.
@@ -188,45 +204,47 @@ def train_ppo(run_dir: Path) -> None:
         first_ratio_error = 0.0
         for update in range(updates):
             if update % config.minibatches == 0:
-                order = torch.randperm(len(mask)).to(device())
+                order = torch.randperm(len(mask), generator=generator).to(device())
             minibatch = order[update % config.minibatches :: config.minibatches]
             policy_optimizer.zero_grad()
             value_optimizer.zero_grad()
-            for rows in rollout.parts(minibatch, config.pass_tokens):
+            own_rows = minibatch[processes.rank :: processes.count]
+            for rows, last in with_last(rollout.parts(own_rows, config.pass_tokens)):
                 episodes = rollout.pack(rows)
                 share = mask[rows].sum() / mask[minibatch].sum()  # of the minibatch's tokens
-                logprobs = completion_logprobs(
-                    policy, episodes, temperature=config.temperature, pad=encoder.pad
-                )
+                with processes.synced(last, passes, value_passes):
+                    logprobs = passes(
+                        completion_logprobs, episodes, config.temperature, encoder.pad
+                    )
+                    policy_loss, clipped = ppo_math.policy_loss(
+                        logprobs, rollout.logprobs[rows], advantages[rows], mask[rows], config.clip
+                    )
+                    processes.backward(share * policy_loss)
+                    value_loss = ppo_math.value_loss(
+                        value_passes(completion_values, episodes),
+                        old_values[rows],
+                        returns[rows],
+                        mask[rows],
+                        config.value_clip,
+                    )
+                    processes.backward(share * value_loss)
                 if update == 0:
-                    change = (logprobs - rollout.logprobs[rows]).detach().abs().max()
+                    change = (logprobs.detach() - rollout.logprobs[rows]).abs().max()
                     first_ratio_error = max(first_ratio_error, change.expm1().item())
-                policy_loss, clipped = ppo_math.policy_loss(
-                    logprobs, rollout.logprobs[rows], advantages[rows], mask[rows], config.clip
-                )
-                (share * policy_loss).backward()
-                value_loss = ppo_math.value_loss(
-                    completion_values(value_model, episodes),
-                    old_values[rows],
-                    returns[rows],
-                    mask[rows],
-                    config.value_clip,
-                )
-                (share * value_loss).backward()
-                seen["ppo/policy_loss"] += (share * policy_loss).item()
-                seen["ppo/value_loss"] += (share * value_loss).item()
-                seen["ppo/clip_fraction"] += (share * clipped).item()
-            if first_ratio_error > RATIO_TOLERANCE:
+                for key, value in zip(SHARED, (policy_loss, value_loss, clipped), strict=True):
+                    seen[key] += (share * value).item()
+            if first_ratio_error > RATIO_TOLERANCE[processes.accelerator.mixed_precision]:
                 raise TrainingError(
                     f"iteration {iteration}: the first ratio is {first_ratio_error:.2g} away from "
                     "1: sampling and update disagree"
                 )
             if pretraining is not None:
-                picked = endless(len(pretraining), run.spec.seed, ptx_at, ptx_rows)
+                rows_drawn = endless(len(pretraining), run.spec.seed, ptx_at, ptx_rows)
                 ptx_at += ptx_rows
                 seen[PPO_PTX_LOSS] += mean_language_loss(
-                    policy,
-                    [document for i in picked for document in pretraining[i]],
+                    processes,
+                    passes,
+                    [document for i in rows_drawn for document in pretraining[i]],
                     config.pass_tokens,
                     weight=config.ptx_coefficient,
                 )
@@ -237,6 +255,8 @@ def train_ppo(run_dir: Path) -> None:
             value_optimizer.step()
             average.update(policy)
 
+        for key in SHARED:
+            seen[key] = processes.sum(seen[key])
         episode_kl = kl.sum(1).mean().item()  # nats an episode
         figures = {
             PPO_SCORE: score.mean().item(),
@@ -272,7 +292,7 @@ def train_ppo(run_dir: Path) -> None:
         checkpoints.after(iteration + 1)
 
     average.copy_to(policy)
-    save_model(run_dir / MODEL, policy, tokenizer)
+    run.save(policy, tokenizer)
     recent = history[-5:]  # empty where the run was resumed after its last iteration
     run.finish({key: sum(f[key] for f in recent) / len(recent) for key in RESULT_KEYS if recent})
 

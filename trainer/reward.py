@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from trainer.config import RewardConfig
 from trainer.contract import (
     LEARNING_RATE,
     LOSS,
-    MODEL,
     RM_ACCURACY,
     RM_ACCURACY_HIGH,
     RM_ACCURACY_LOW,
@@ -35,10 +35,10 @@ from trainer.models import (
     load_reward_model,
     load_tokenizer,
     model_source,
-    save_model,
 )
 from trainer.packing import Tree
 from trainer.passes import tree_scores
+from trainer.processes import Processes, with_last
 from trainer.run import Run, cosine_to_tenth, set_learning_rate
 
 if TYPE_CHECKING:
@@ -82,21 +82,20 @@ def elements_of(records: list[RankingRecord], encoder: Encoder) -> list[Element]
 
 
 def batch_loss(
-    model: PreTrainedModel, elements: list[Element], pass_tokens: int, *, gradient: bool = True
+    processes: Processes, model: nn.Module, elements: list[Element], pass_tokens: int
 ) -> float:
     """Eq. 1 on one batch: the mean over prompts of the mean over the prompt's pairs.
 
     Computed in passes of at most `pass_tokens` tokens; its gradient is added to the model's.
     """
+    own = processes.share(elements)
     total = 0.0
-    with torch.set_grad_enabled(gradient):
-        for part in parts_of([e.length for e in elements], pass_tokens):
-            picked = [elements[i] for i in part]
-            loss = mean_loss(model, picked) * (len(picked) / len(elements))
-            if gradient:
-                loss.backward()
-            total += loss.item()
-    return total
+    for part, last in with_last(parts_of([e.length for e in own], pass_tokens)):
+        with processes.synced(last, model):
+            loss = model(mean_loss, [own[i] for i in part]) * (len(part) / len(elements))
+            processes.backward(loss)
+        total += loss.item()
+    return processes.sum(total)
 
 
 def mean_loss(model: PreTrainedModel, elements: list[Element]) -> torch.Tensor:
@@ -189,7 +188,7 @@ def train_reward(run_dir: Path) -> None:
         raise ContractError("there is no ranking of split 'train' with a pair that is not a tie")
     model = load_reward_model(source, tokenizer, new_head=True)
     check_context(model, max(len(e.prompt) + max(map(len, e.completions)) for e in train + valid))
-    optimizer = torch.optim.Adam(
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(
         model.parameters(),
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
@@ -198,6 +197,8 @@ def train_reward(run_dir: Path) -> None:
     )
     steps_per_epoch = -(-len(train) // config.batch_prompts)
     total = config.epochs * steps_per_epoch
+    run.check_batch(config.batch_prompts)
+    passes, optimizer = run.processes.prepare(model, optimizer)
     start, checkpoints, metrics = run.resume(
         {"model": model, "optimizer": optimizer},
         total_steps=total,
@@ -210,7 +211,8 @@ def train_reward(run_dir: Path) -> None:
         rate = config.learning_rate * cosine_to_tenth(step, total)
         set_learning_rate(optimizer, rate)
         optimizer.zero_grad()
-        loss = batch_loss(model, [train[i] for i in picked], config.pass_tokens)
+        elements = [train[i] for i in picked]
+        loss = batch_loss(run.processes, passes, elements, config.pass_tokens)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
         optimizer.step()
         done = step + 1
@@ -230,5 +232,5 @@ def train_reward(run_dir: Path) -> None:
         model.config.reward_bias = bias
         figures[RM_BIAS] = bias
     metrics.write(total, figures, phase="valid")
-    save_model(run_dir / MODEL, model, tokenizer)
+    run.save(model, tokenizer)
     run.finish(figures)

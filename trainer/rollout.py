@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,41 +20,58 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """B sampled completions of prompts, given as token ids; completions right-padded to T.
-
-    mask (B, T) is true on sampled tokens, end-of-text included. logprobs (B, T), nats, are those of
-    the distribution sampled from (temperature applied), 0 where masked. finished (B,) is true where
-    a completion reached end-of-text.
+class Sampled:
+    """One sampled completion: its ids, end-of-text included where it was sampled, and their
+    logprobs, nats, under the distribution sampled from (temperature applied).
     """
 
-    prompts: list[Sequence[int]]
+    ids: list[int]
+    logprobs: list[float]
+    finished: bool  # by end-of-text
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """B episodes: completions (B, T), right-padded, of prompts given as token ids.
+
+    mask (B, T) is true on sampled tokens, end-of-text included; logprobs (B, T) are 0 where masked;
+    finished (B,) is true where a completion reached end-of-text.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    sampled: list[Sampled]
     completions: Tensor
     mask: Tensor
     logprobs: Tensor
     finished: Tensor
 
-    @cached_property
-    def token_ids(self) -> list[list[int]]:
-        """The sampled ids of each completion, end-of-text included where it was sampled."""
-        return [
-            row[keep].tolist()
-            for row, keep in zip(self.completions.cpu(), self.mask.cpu(), strict=True)
-        ]
+    @classmethod
+    def of(cls, prompts: Sequence[Sequence[int]], sampled: list[Sampled], pad: int) -> Rollout:
+        """The tensors of these episodes."""
+        shape = len(sampled), max(len(s.ids) for s in sampled)
+        completions, logprobs = torch.full(shape, pad), torch.zeros(shape)
+        for row, episode in enumerate(sampled):
+            completions[row, : len(episode.ids)] = torch.tensor(episode.ids)
+            logprobs[row, : len(episode.ids)] = torch.tensor(episode.logprobs)
+        lengths = torch.tensor([len(s.ids) for s in sampled])
+        mask = torch.arange(shape[1]) < lengths[:, None]
+        finished = torch.tensor([s.finished for s in sampled])
+        tensors = (x.to(device()) for x in (completions, mask, logprobs, finished))
+        return cls(prompts, sampled, *tensors)
 
     def parts(self, rows: Tensor, tokens: int) -> list[Tensor]:
         """These row indices in parts of at most `tokens` tokens, prompts included."""
-        lengths = [len(self.prompts[i]) + len(self.token_ids[i]) for i in rows.tolist()]
+        lengths = [len(self.prompts[i]) + len(self.sampled[i].ids) for i in rows.tolist()]
         return [rows[part] for part in parts_of(lengths, tokens)]
 
     def pack(self, rows: Tensor) -> Episodes:
         """The episodes of these row indices as one packed row."""
         picked = rows.tolist()
-        packed = pack([([*self.prompts[i], *self.token_ids[i]], ()) for i in picked])
+        packed = pack([([*self.prompts[i], *self.sampled[i].ids], ()) for i in picked])
         before: list[int] = []
         for place, i in zip(packed.prompts, picked, strict=True):
             start = place + len(self.prompts[i]) - 1
-            before += range(start, start + len(self.token_ids[i]))
+            before += range(start, start + len(self.sampled[i].ids))
         return Episodes(
             packed, torch.tensor(before).to(device()), self.completions[rows], self.mask[rows]
         )
@@ -88,18 +104,19 @@ def sample(
     prompts: Sequence[Sequence[int]],
     *,
     n: Sequence[int] | int = 1,
-    max_tokens: int,
+    uniform: Tensor,
     temperature: float,
     eos: int,
     pad: int,
-    generator: torch.Generator,
-) -> Rollout:
+) -> list[Sampled]:
     """Sample n completions of each prompt (or n[i] of prompt i), in the order of the prompts.
 
-    A completion ends at its first end-of-text or after max_tokens. The pad token is never sampled.
-    Temperature 0 takes the most likely token and reports its logprob at temperature 1. A prompt
-    passes through the model once, whatever n is. Rows that have finished leave the batch when they
-    are half of it, so a long completion does not pay for the short ones.
+    uniform (completions, max_tokens) are the random numbers from [0, 1): a token is the first whose
+    cumulative probability is above its number, so that what is sampled does not depend on what is
+    sampled beside it. A completion ends at its first end-of-text or after max_tokens. The pad token
+    is never sampled. Temperature 0 takes the most likely token and reports its logprob at
+    temperature 1. A prompt passes through the model once, whatever n is. Rows that have finished
+    leave the batch when they are half of it, so a long completion does not pay for the short ones.
     """
     counts = torch.tensor([n] * len(prompts) if isinstance(n, int) else list(n))
     source = torch.arange(len(prompts)).repeat_interleave(counts).to(device())
@@ -116,25 +133,25 @@ def sample(
         cache.batch_select_indices(source)
     logits = output.logits[source, -1]
 
-    rows = len(source)
+    rows, max_tokens = uniform.shape
+    uniform = uniform.to(device())
     tokens = torch.full((rows, max_tokens), pad, device=device())
     logprobs = torch.zeros(rows, max_tokens, device=device())
-    mask = torch.zeros(rows, max_tokens, dtype=torch.bool, device=device())
+    lengths = torch.zeros(rows, dtype=torch.long, device=device())
     finished = torch.zeros(rows, dtype=torch.bool, device=device())
     live = torch.arange(rows, device=device())  # the rows still in the batch
     seen = padded_mask[source]  # (live, P + t): what a new token may attend to
     place = seen.sum(1)  # the position of the next token
     for t in range(max_tokens):
+        logits = logits.float()
         logits[:, pad] = -torch.inf
-        if temperature == 0:
-            chosen = logits.argmax(-1)
-        else:
+        if temperature not in (0, 1):
             logits = logits / temperature
-            chosen = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
+        chosen = logits.argmax(-1) if temperature == 0 else drawn(logits, uniform[live, t])
         going = ~finished[live]
         chosen = torch.where(going, chosen, pad)
         tokens[live, t] = chosen
-        mask[live, t] = going
+        lengths[live] += going
         logprobs[live, t] = token_logprobs(logits, chosen).masked_fill(~going, 0.0)
         finished[live] |= chosen == eos
         going = ~finished[live]
@@ -155,18 +172,26 @@ def sample(
         )
         logits = output.logits[:, -1]
         place = place + 1
-    longest = int(mask.sum(1).max())
-    return Rollout(
-        [prompts[i] for i in source.tolist()],
-        tokens[:, :longest],
-        mask[:, :longest],
-        logprobs[:, :longest],
-        finished,
-    )
+    return [
+        Sampled(ids[:length], own[:length], done)
+        for ids, own, length, done in zip(
+            tokens.tolist(), logprobs.tolist(), lengths.tolist(), finished.tolist(), strict=True
+        )
+    ]
+
+
+def drawn(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Tokens (B,) of the distributions logits (B, V), one for each number (B,) from [0, 1)."""
+    cumulative = logits.softmax(-1).cumsum(-1)
+    aim = uniform[:, None] * cumulative[:, -1:]  # the sum is 1 but for rounding
+    chosen = torch.searchsorted(cumulative, aim, right=True).squeeze(1)
+    # A number just below 1 may be rounded up to the sum: then the last token that is possible.
+    last = (logits > -torch.inf).long().cumsum(-1).argmax(-1)
+    return torch.minimum(chosen, last)
 
 
 def completion_logprobs(
-    policy: PreTrainedModel, episodes: Episodes, *, temperature: float, pad: int
+    policy: PreTrainedModel, episodes: Episodes, temperature: float, pad: int
 ) -> Tensor:
     """Logprobs (B, T) of the sampled tokens under a policy, 0 where masked.
 

@@ -8,14 +8,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from trainer.checkpoint import Checkpoints, Part
 from trainer.config import _Config
-from trainer.contract import MODEL, RESULT, RunResult, RunSpec, read_spec, write_json
+from trainer.contract import (
+    MODEL,
+    RESULT,
+    ContractError,
+    RunResult,
+    RunSpec,
+    read_spec,
+    write_json,
+)
 from trainer.metrics import Metrics
+from trainer.models import save_model
+from trainer.processes import Processes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 C = TypeVar("C", bound=_Config)
 
@@ -26,6 +39,7 @@ class Run:
 
     directory: Path
     spec: RunSpec
+    processes: Processes = field(default_factory=Processes)
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -45,26 +59,45 @@ class Run:
         return config
 
     def seed(self, step: int, purpose: int = 0) -> torch.Generator:
-        """Seed torch for one step, dropout included, and return a CPU or GPU generator of its own.
+        """Seed torch for one step, dropout included, and return a generator of its own, on the CPU.
 
-        A resumed run draws the same numbers as one that was never stopped.
+        A resumed run draws the same numbers as one that was never stopped. The generator is the
+        same in every process, dropout is another in each.
         """
         number = (self.spec.seed * 1_000_003 + step) * 16 + purpose
-        torch.manual_seed(number)
-        generator = torch.Generator("cuda" if torch.cuda.is_available() else "cpu")
-        return generator.manual_seed(number)
+        torch.manual_seed(number * 1009 + self.processes.rank)
+        return torch.Generator().manual_seed(number)
+
+    def check_batch(self, size: int) -> None:
+        """Raises ContractError where a batch has less elements than there are processes."""
+        if size < self.processes.count:
+            raise ContractError(
+                f"a batch of {size} cannot be shared by {self.processes.count} processes"
+            )
 
     def resume(
         self, parts: Mapping[str, Part], *, total_steps: int, seconds: float
     ) -> tuple[int, Checkpoints, Metrics]:
         """(the step to go on from, checkpoints, metrics)."""
-        checkpoints = Checkpoints(self.directory, parts, seconds=seconds)
+        checkpoints = Checkpoints(self.directory, parts, self.processes, seconds=seconds)
         step = checkpoints.resume()
-        metrics = Metrics(self.directory, total_steps=total_steps, resumed_step=step)
+        metrics = Metrics(
+            self.directory,
+            total_steps=total_steps,
+            resumed_step=step,
+            written=self.processes.main,
+        )
         return step, checkpoints, metrics
+
+    def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        """The run's model, once for all processes."""
+        if self.processes.main:
+            save_model(self.directory / MODEL, model, tokenizer)
 
     def finish(self, metrics: dict[str, float], *, completions: str | None = None) -> None:
         """Write result.json, the last file of a run."""
+        if not self.processes.main:
+            return
         result = RunResult(
             kind=self.spec.kind,
             model=None if completions else MODEL,

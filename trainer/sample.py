@@ -15,6 +15,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from trainer.config import SampleConfig
 from trainer.contract import COMPLETIONS, CompletionRecord, ContractError, SampleRequest
 from trainer.data import Encoder, load_records
@@ -127,19 +129,28 @@ def run_sample(run_dir: Path) -> None:
         encoder = policies.encoder
         prompts = encoder.prompts([requests[i].prompt for i, _, _ in batch])
         check_context(policies.policy, max(map(len, prompts)) + config.max_completion_tokens)
-        rollout = sample(
-            policies.policy,
-            prompts,
-            n=[count for _, _, count in batch],
-            max_tokens=config.max_completion_tokens,
-            temperature=config.temperature,
-            eos=encoder.eos,
-            pad=encoder.pad,
+        uniform = torch.rand(
+            sum(count for _, _, count in batch),
+            config.max_completion_tokens,
             generator=run.seed(step),
+        ).split([count for _, _, count in batch])
+        own = run.processes.share(range(len(batch)))
+        drawn = iter(
+            sample(
+                policies.policy,
+                [prompts[k] for k in own],
+                n=[batch[k][2] for k in own],
+                uniform=torch.cat([uniform[k] for k in own]),
+                temperature=config.temperature,
+                eos=encoder.eos,
+                pad=encoder.pad,
+            )
+            if own
+            else []
         )
-        ids = rollout.token_ids
-        texts = encoder.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        finished = rollout.finished.tolist()
+        shares = [[next(drawn) for _ in range(batch[k][2])] for k in own]
+        sampled = [one for several in run.processes.together(shares) for one in several]
+        texts = encoder.tokenizer.batch_decode([s.ids for s in sampled], skip_special_tokens=True)
         owners = [(i, first + k) for i, first, count in batch for k in range(count)]
         scores: list[float | None] = [None] * len(texts)
         if reward_model is not None and reward_encoder is not None:
@@ -152,30 +163,31 @@ def run_sample(run_dir: Path) -> None:
                 policy=requests[i].policy,
                 index=index,
                 text=texts[row],
-                finish_reason="stop" if finished[row] else "length",
-                tokens=len(ids[row]),
+                finish_reason="stop" if sampled[row].finished else "length",
+                tokens=len(sampled[row].ids),
                 score=scores[row],
             )
             done.records.append((i, record.to_json()))
-        sampled = sum(map(len, ids))
+        tokens = sum(len(s.ids) for s in sampled)
         metrics.write(
             step + 1,
             {
-                "rollout/completion_tokens": sampled / len(ids),
-                "rollout/missing_eos_share": finished.count(False) / len(ids),
-                "speed/tokens_per_second": sampled / (time.monotonic() - began),
+                "rollout/completion_tokens": tokens / len(sampled),
+                "rollout/missing_eos_share": sum(not s.finished for s in sampled) / len(sampled),
+                "speed/tokens_per_second": tokens / (time.monotonic() - began),
             },
             phase=f"sample {requests[batch[0][0]].policy}",
         )
         checkpoints.after(step + 1)
 
     records = [r for _, r in sorted(done.records, key=lambda pair: (pair[0], pair[1]["index"]))]
-    write_completions(run_dir / COMPLETIONS, records)
+    if run.processes.main:
+        write_completions(run_dir / COMPLETIONS, records)
     figures = {"sample/completions": float(len(records))}
     for name in names:
-        own = [r for r in records if r["policy"] == name]
-        if own and own[0]["score"] is not None:
-            figures[f"score/{name}"] = sum(r["score"] for r in own) / len(own)
+        theirs = [r["score"] for r in records if r["policy"] == name]
+        if theirs and theirs[0] is not None:
+            figures[f"score/{name}"] = sum(theirs) / len(theirs)
     run.finish(figures, completions=COMPLETIONS)
 
 

@@ -17,15 +17,15 @@ from trainer.config import SFTConfig
 from trainer.contract import (
     LEARNING_RATE,
     LOSS,
-    MODEL,
     SFT_VALID_LOSS,
     ContractError,
     DemonstrationRecord,
     TextRecord,
 )
 from trainer.data import Encoder, endless, epoch_batches, load_records, packed_rows
-from trainer.models import check_context, load_policy, load_tokenizer, model_source, save_model
+from trainer.models import check_context, load_policy, load_tokenizer, model_source
 from trainer.passes import mean_language_loss
+from trainer.processes import Processes
 from trainer.run import Run, cosine_to_tenth, set_learning_rate
 
 if TYPE_CHECKING:
@@ -51,20 +51,16 @@ def set_residual_dropout(model: PreTrainedModel, probability: float) -> bool:
 
 
 def completion_loss(
-    model: PreTrainedModel, examples: list[Example], pass_tokens: int, weight: float = 0.0
+    processes: Processes,
+    policy: nn.Module,
+    examples: list[Example],
+    pass_tokens: int,
+    weight: float = 0.0,
 ) -> float:
     """Nats a completion token; the prompts' tokens bear no loss. See `mean_language_loss`."""
     documents = [prompt + completion for prompt, completion in examples]
     first = [len(prompt) for prompt, _ in examples]
-    return mean_language_loss(model, documents, pass_tokens, first=first, weight=weight)
-
-
-def validation_loss(model: PreTrainedModel, examples: list[Example], pass_tokens: int) -> float:
-    """Nats a token over all completion tokens, without dropout."""
-    model.eval()
-    loss = completion_loss(model, examples, pass_tokens)
-    model.train()
-    return loss
+    return mean_language_loss(processes, policy, documents, pass_tokens, first=first, weight=weight)
 
 
 def train_sft(run_dir: Path) -> None:
@@ -97,7 +93,7 @@ def train_sft(run_dir: Path) -> None:
     if not set_residual_dropout(model, config.residual_dropout) and config.residual_dropout > 0:
         print(f"{model.config.model_type} has no residual dropout: trained without", flush=True)
     model.train()
-    optimizer = torch.optim.Adam(
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(
         model.parameters(),
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
@@ -106,12 +102,21 @@ def train_sft(run_dir: Path) -> None:
     )
     steps_per_epoch = -(-len(train) // config.batch_size)
     total = config.epochs * steps_per_epoch
+    run.check_batch(config.batch_size)
+    policy, optimizer = run.processes.prepare(model, optimizer)
     start, checkpoints, metrics = run.resume(
         {"model": model, "optimizer": optimizer},
         total_steps=total,
         seconds=config.checkpoint_seconds,
     )
     figures: dict[str, float] = {}
+
+    def validate() -> dict[str, float]:
+        """The loss on the validation demonstrations, without dropout."""
+        model.eval()
+        loss = completion_loss(run.processes, policy, valid, config.pass_tokens)
+        model.train()
+        return {SFT_VALID_LOSS: loss}
 
     for step in range(start, total):
         epoch, position = divmod(step, steps_per_epoch)
@@ -121,13 +126,15 @@ def train_sft(run_dir: Path) -> None:
         set_learning_rate(optimizer, rate)
         optimizer.zero_grad()
         share = 1 - config.pretraining_fraction
-        loss = completion_loss(model, [train[i] for i in picked], config.pass_tokens, share)
+        examples = [train[i] for i in picked]
+        loss = completion_loss(run.processes, policy, examples, config.pass_tokens, share)
         values = {LOSS: loss, LEARNING_RATE: rate}
         if pretraining is not None:
             at, size = step * config.pretraining_rows, config.pretraining_rows
             drawn = endless(len(pretraining), run.spec.seed, at, size)
             values["pretraining/loss_nats_per_token"] = mean_language_loss(
-                model,
+                run.processes,
+                policy,
                 [document for i in drawn for document in pretraining[i]],
                 config.pass_tokens,
                 weight=config.pretraining_fraction,
@@ -139,14 +146,14 @@ def train_sft(run_dir: Path) -> None:
         done = step + 1
         metrics.write(done, values)
         if valid and done % steps_per_epoch == 0:
-            figures = {SFT_VALID_LOSS: validation_loss(model, valid, config.pass_tokens)}
+            figures = validate()
             metrics.write(done, figures, phase="valid")
         checkpoints.after(done)
 
     set_residual_dropout(model, 0.0)
-    save_model(run_dir / MODEL, model.eval(), tokenizer)
+    run.save(model.eval(), tokenizer)
     if valid:
-        figures = {SFT_VALID_LOSS: validation_loss(model, valid, config.pass_tokens)}
+        figures = validate()
     run.finish(
         {**figures, "train/demonstrations": float(len(train)), "train/epochs": config.epochs}
     )

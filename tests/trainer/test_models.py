@@ -24,6 +24,7 @@ from trainer.rollout import (
     causal_mask,
     completion_logprobs,
     completion_values,
+    drawn,
     final_scores,
     positions,
     sample,
@@ -35,16 +36,27 @@ def encoder_of(tokenizer: Any, **limits: int) -> Encoder:
     return Encoder(tokenizer=tokenizer, template="{prompt}\n\n", **limits)
 
 
-def rollout_of(base_model: tuple[Any, Any], *, n: int = 1, **options: Any) -> tuple[Rollout, int]:
+def rollout_of(
+    base_model: tuple[Any, Any],
+    *,
+    n: int = 1,
+    max_tokens: int = 12,
+    temperature: float = 0.7,
+) -> tuple[Rollout, int]:
     policy, tokenizer = base_model
     encoder = encoder_of(tokenizer)
     ids = encoder.prompts(["Name a cat.", "Name a red bird.", "Hello there, you."])
-    options = {"max_tokens": 12, "temperature": 0.7, **options}
-    generator = torch.Generator().manual_seed(3)
-    rollout = sample(
-        policy, ids, n=n, eos=encoder.eos, pad=encoder.pad, generator=generator, **options
+    sampled = sample(
+        policy,
+        ids,
+        n=n,
+        uniform=torch.rand(len(ids) * n, max_tokens, generator=torch.Generator().manual_seed(3)),
+        temperature=temperature,
+        eos=encoder.eos,
+        pad=encoder.pad,
     )
-    return rollout, encoder.pad
+    prompts = [prompt for prompt in ids for _ in range(n)]
+    return Rollout.of(prompts, sampled, encoder.pad), encoder.pad
 
 
 @torch.no_grad()
@@ -98,8 +110,8 @@ def test_sampled_logprobs_equal_a_second_forward_pass(base_model: tuple[Any, Any
     rollout, pad = rollout_of(base_model, n=n)
     episodes = rollout.pack(torch.arange(3 * n))
     with torch.no_grad():
-        again = completion_logprobs(base_model[0], episodes, temperature=0.7, pad=pad)
-        other = completion_logprobs(base_model[0], episodes, temperature=1.0, pad=pad)
+        again = completion_logprobs(base_model[0], episodes, 0.7, pad)
+        other = completion_logprobs(base_model[0], episodes, 1.0, pad)
     assert len(again) == 3 * n
     torch.testing.assert_close(rollout.logprobs, again, rtol=0, atol=1e-5)
     assert (other - again).abs().max() > 1e-2  # the temperature is in both or in none
@@ -109,12 +121,37 @@ def test_rollouts_end_at_the_first_end_of_text(base_model: tuple[Any, Any]) -> N
     eos = base_model[1].eos_token_id
     rollout, pad = rollout_of(base_model, n=20, max_tokens=6, temperature=1.0)
     assert 0 < rollout.finished.sum() < len(rollout.finished)  # both kinds are here
-    for ids, finished in zip(rollout.token_ids, rollout.finished.tolist(), strict=True):
+    for ids, finished in [(s.ids, s.finished) for s in rollout.sampled]:
         assert (ids[-1] == eos) == finished
         assert eos not in ids[:-1]
         assert pad not in ids
         assert finished or len(ids) == 6
     assert (rollout.completions[~rollout.mask] == pad).all()
+
+
+def test_what_is_sampled_beside_a_completion_does_not_change_it(
+    base_model: tuple[Any, Any],
+) -> None:
+    policy, tokenizer = base_model
+    encoder = encoder_of(tokenizer)
+    ids = encoder.prompts(["Name a cat.", "Name a red bird.", "Hello there, you."])
+    uniform = torch.rand(3, 20, generator=torch.Generator().manual_seed(4))
+    options: dict[str, Any] = {"temperature": 1.0, "eos": encoder.eos, "pad": encoder.pad}
+    beside = sample(policy, ids, uniform=uniform, **options)
+    for i in range(3):
+        (alone,) = sample(policy, ids[i : i + 1], uniform=uniform[i : i + 1], **options)
+        assert alone.ids == beside[i].ids
+        assert alone.logprobs == pytest.approx(beside[i].logprobs, abs=1e-5)
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    logits = torch.tensor([[0.1, 0.0, 0.2, 0.7]]).log().expand(10_000, -1)
+    uniform = (torch.arange(10_000) + 0.5) / 10_000  # every part of [0, 1) alike
+    counts = torch.bincount(drawn(logits, uniform), minlength=4)
+    assert counts.tolist() == pytest.approx([1000, 0, 2000, 7000], abs=1)
+    just_below_one = torch.tensor([1 - 2**-24])
+    impossible_last = torch.tensor([[0.5, 0.5, 0.0, 0.0]]).log()
+    assert drawn(impossible_last, just_below_one).item() == 1
 
 
 def test_completions_of_one_prompt_follow_that_prompt(base_model: tuple[Any, Any]) -> None:
@@ -127,7 +164,7 @@ def test_completions_of_one_prompt_follow_that_prompt(base_model: tuple[Any, Any
 def test_greedy_takes_the_likeliest_token(base_model: tuple[Any, Any]) -> None:
     rollout, pad = rollout_of(base_model, n=2, temperature=0.0)
     assert torch.equal(rollout.completions[0], rollout.completions[1])
-    prompt, completion = rollout.prompts[0], rollout.token_ids[0]
+    prompt, completion = rollout.prompts[0], rollout.sampled[0].ids
     with torch.no_grad():
         logits = base_model[0](input_ids=torch.tensor([[*prompt, *completion]])).logits[0]
     logits[:, pad] = -torch.inf
@@ -147,7 +184,7 @@ def test_parts_cover_every_episode_and_change_nothing(
     def figures(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         episodes = rollout.pack(rows)
         return (
-            completion_logprobs(base_model[0], episodes, temperature=1.0, pad=pad),
+            completion_logprobs(base_model[0], episodes, 1.0, pad),
             completion_values(reward_model, episodes),
             final_scores(reward_model, episodes),
         )

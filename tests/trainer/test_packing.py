@@ -13,6 +13,7 @@ from trainer.contract import ContractError
 from trainer.models import check_head, use_packed_attention
 from trainer.packing import Tree, pack
 from trainer.passes import hidden_states, mean_language_loss, token_losses, tree_scores
+from trainer.processes import Passes, Processes
 
 TINY: dict[str, dict[str, Any]] = {
     "gpt_neox": {"num_hidden_layers": 2, "num_attention_heads": 2},
@@ -128,9 +129,12 @@ def test_language_loss_and_gradient_whatever_the_passes() -> None:
     (0.5 * expected / count).backward()
     wanted = model.gpt_neox.layers[0].attention.query_key_value.weight.grad.clone()
     use_packed_attention(model)
+    processes, passes = Processes(), Passes(model)
     for pass_tokens in (1000, 40, 1):
         model.zero_grad()
-        loss = mean_language_loss(model, documents, pass_tokens, first=first, weight=0.5)
+        loss = mean_language_loss(
+            processes, passes, documents, pass_tokens, first=first, weight=0.5
+        )
         assert loss == pytest.approx(expected.item() / count, rel=1e-5)
         grad = model.gpt_neox.layers[0].attention.query_key_value.weight.grad
         torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-6)

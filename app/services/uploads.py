@@ -64,6 +64,7 @@ MEANINGS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
         "messages": ("conversations", "conversation"),
         "prompt_id": ("id",),
         "user": ("source_user",),
+        "labeler": ("annotator", "annotator_id", "labeler_id", "worker_id"),
     },
     "comparisons": {
         "prompt": ("instruction", "question", "query"),
@@ -73,6 +74,7 @@ MEANINGS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
         "rejected_model": (),
         "prompt_id": ("id",),
         "user": ("source_user",),
+        "labeler": ("annotator", "annotator_id", "labeler_id", "worker_id"),
     },
     "rankings": {
         "prompt": ("instruction", "question", "query"),
@@ -82,6 +84,7 @@ MEANINGS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
         "models": ("policies", "systems"),
         "prompt_id": ("id",),
         "user": ("source_user",),
+        "labeler": ("annotator", "annotator_id", "labeler_id", "worker_id"),
     },
 }
 

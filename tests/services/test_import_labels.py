@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.errors import Conflict, NotFound
+from app.errors import Conflict, Invalid, NotFound
 from app.models import (
     Assignment,
     AssignmentItem,
@@ -25,17 +26,20 @@ from app.models import (
     Import,
     LabelTask,
     LabelTaskState,
+    Membership,
     Policy,
     Pool,
     Prompt,
     Purpose,
     Ranking,
     RankingItem,
+    Role,
     Study,
     User,
 )
 from app.services.import_undo import undo_import
 from app.services.importing.dialogues import Turn, is_transcript, render, transcript
+from app.services.importing.label_accounts import account_name
 from app.services.importing.label_rows import tiers_of_groups, tiers_of_ranks
 from app.services.importing.problems import RowProblem
 from app.services.imports import IMPORTERS, ImportRefused, ImportReport
@@ -223,6 +227,41 @@ def test_an_imported_ranking_stands_as_any_other(session: Session, study: Study)
     assert (user.username, user.active) == (f"imported.{study.id}", False)
     frozen = freeze_rankings(session, study)
     assert (frozen.records, frozen.counts["comparisons"]) == (3, 2 + 1 + 1)
+
+
+def test_labelers_of_a_file_stay_apart_under_pseudonyms(session: Session, study: Study) -> None:
+    pair = {"prompt": "Say 1.", "chosen": "One.", "rejected": "Two."}
+    rows = [pair | {"labeler": "ann@lab.org"}, pair | {"labeler": "Bob"}, pair | {"labeler": 7}]
+    report = load(session, study, "comparisons", [*rows, rows[0]])
+    assert (report.stored, report.duplicates, report.unused_columns) == (3, 1, [])
+    users = session.scalars(
+        select(User).join(Ranking, Ranking.user_id == User.id).where(Ranking.study_id == study.id)
+    ).all()
+    assert len({user.id for user in users}) == 3
+    for user in users:
+        assert re.fullmatch(rf"imported\.{study.id}\.[0-9a-f]{{12}}", user.username)
+        assert not user.active
+        membership = session.get_one(Membership, (study.id, user.id))
+        assert (membership.role, membership.pool) == (Role.labeler, Pool.training)
+    names = {account_name(study, name) for name in ("ann@lab.org", "Bob", "7")}
+    assert {user.username for user in users} == names
+    again = load(session, study, "comparisons", rows)
+    assert (again.stored, again.duplicates) == (0, 3)
+
+
+def test_labels_that_came_without_their_labeler_are_not_stored_again(
+    session: Session, study: Study
+) -> None:
+    row = {"prompt": "Say 1.", "completion": "One."}
+    assert load(session, study, "demonstrations", [row]).stored == 1
+    assert load(session, study, "demonstrations", [row | {"labeler": "Bob"}]).stored == 0
+
+
+def test_an_account_that_a_person_has_taken_is_not_used(session: Session, study: Study) -> None:
+    make.make_user(session, username=account_name(study, "Bob").upper())
+    row = {"prompt": "Say 1.", "completion": "One.", "labeler": "Bob"}
+    with pytest.raises(Invalid, match="is a person's"):
+        load(session, study, "demonstrations", [row])
 
 
 def test_what_was_shown_first_tells_nothing(session: Session, study: Study) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from app.services.prompts import PromptRow
 PROMPT: Final[Names] = shapes.TEXT
 PROMPT_ID: Final[Names] = ("prompt_id",)
 USER: Final[Names] = ("user", "source_user")
+LABELER: Final[Names] = ("labeler",)
 COMPLETIONS: Final = "completions"
 GROUPS: Final = "groups"
 RANKS: Final = "ranks"
@@ -56,9 +58,10 @@ class LabelFile(StoredAtOnce, ABC):
         # Composing characters can lengthen a text.
         if len(prompt.normalized) > self._limit:
             raise RowProblem(f"prompt has more than {self._limit:,} characters in normal form")
-        named = {columns.value_of(values, names)[0] for names in (PROMPT, PROMPT_ID, USER)}
+        named = {columns.value_of(values, names)[0] for names in (PROMPT, PROMPT_ID, USER, LABELER)}
         self._unused |= values.keys() - named - {*self.used}
-        return self._label(prompt, values)
+        label = self._label(prompt, values)
+        return replace(label, labeler=columns.short_name(values, LABELER))
 
     @abstractmethod
     def _label(self, prompt: PromptRow, values: Mapping[str, Any]) -> LabelRow:

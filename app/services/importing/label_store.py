@@ -1,48 +1,37 @@
-"""Where imported labels go: the rows that any labeler makes, in the name of the study's account for
-imported labels, so that snapshots, exports and training use them like others."""
+"""Where imported labels go: the rows that any labeler makes, in the name of accounts for imported
+labels, so that snapshots, exports and training use them like others."""
 
 from __future__ import annotations
 
 import hashlib
-import random
-import secrets
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, insert, literal, select
 from sqlalchemy.orm import Session
 
-from app.errors import Invalid
 from app.models import (
-    Assignment,
-    AssignmentItem,
-    AssignmentState,
     Batch,
     Completion,
     Demonstration,
     LabelKind,
-    LabelTask,
-    LabelTaskCompletion,
-    LabelTaskState,
     Policy,
     PolicyKind,
     Prompt,
     Ranking,
     RankingItem,
-    Role,
     Study,
-    User,
 )
-from app.services import people
 from app.services.batch_rows import new_batch
-from app.services.bulk import among
+from app.services.bulk import among, copy_rows, next_ids
+from app.services.importing.label_accounts import Accounts
+from app.services.importing.label_writer import NewLabel, write_labels
 from app.services.importing.problems import RowProblems
 from app.services.preparation.settings import settings_of
 from app.services.preparation.sifting import Preparation
 from app.services.prompts import NameTaken, PromptRow, add_prompts
-from app.services.studies import current_guidelines
 
 MAX_OF_A_PROMPT = 100  # labels of one prompt in a file: each but the first begins a batch
 
@@ -55,6 +44,7 @@ class LabelRow:
     """A demonstration (one text), or a ranking: each text with its tier and its system."""
 
     prompt: PromptRow
+    labeler: str | None = None  # as the file names them
     texts: tuple[str, ...]
     tiers: tuple[int, ...]
     policies: tuple[str, ...]
@@ -66,32 +56,6 @@ class LabelRow:
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
-
-
-def importer_name(study: Study) -> str:
-    return f"imported.{study.id}"
-
-
-def _importer(session: Session, study: Study) -> User:
-    """The study's account for imported labels: a labeler of the training pool, never signed in to.
-
-    Raises Invalid when somebody made it their own.
-    """
-    name = importer_name(study)
-    user = session.scalar(select(User).where(func.lower(User.username) == name))
-    if user is None:
-        user = people.create_user(
-            session,
-            username=name,
-            password=secrets.token_urlsafe(32),
-            display_name="Imported labels",
-        )
-        user.active = False
-    if user.active:
-        raise Invalid(f"The account {name} is a person's: imported labels need it for themselves.")
-    people.add_member(session, study, user, Role.labeler)
-    session.flush()
-    return user
 
 
 class LabelStore:
@@ -110,6 +74,7 @@ class LabelStore:
         ).all()
         self._policy_ids = {name: key for name, key, kind in policies if kind == "external"}
         self._ours = {name for name, _, kind in policies if kind == "checkpoint"}
+        self._accounts = Accounts(session, study)
         self._batches: list[Batch] = []
         self._labels_of: Counter[int] = Counter()  # of this file, by prompt
         self._stored = self._duplicates = self._new_prompts = self._held = 0
@@ -138,32 +103,55 @@ class LabelStore:
 
     def add(self, rows: Sequence[LabelRow], import_id: int) -> None:
         """Store what is new of these rows. Raises RowProblems."""
-        user = _importer(self._session, self._study)
+        users = self._accounts.ids({row.labeler for row in rows})
         # What is not here before these rows has neither labels nor completions to compare with.
         self._newest_before = self._session.scalar(select(func.max(Prompt.id))) or 0
         self._made = {}
         prompt_ids = self._prompt_ids(rows, import_id)
-        known = self._known(user, self._older(prompt_ids))
-        fresh: list[tuple[int, LabelRow]] = []
+        nobody = self._accounts.nobody()
+        known = self._known({nobody, *users.values()}, self._older(prompt_ids))
+        fresh: list[tuple[int, int, LabelRow]] = []  # of which prompt, and whose
         for row, prompt_id in zip(rows, prompt_ids, strict=True):
             if prompt_id is None:
                 self._prompt_not_taken += 1
-            elif (prompt_id, row.content) in known:
+                continue
+            user_id, content = users[row.labeler], row.content
+            # The same of nobody counts too: it came when the file did not say whose it was.
+            if {(user_id, prompt_id, content), (nobody, prompt_id, content)} & known:
                 self._duplicates += 1
             else:
-                known.add((prompt_id, row.content))
-                fresh.append((prompt_id, row))
-        layers: dict[int, list[tuple[int, LabelRow]]] = {}
-        for prompt_id, row in fresh:
+                known.add((user_id, prompt_id, content))
+                fresh.append((prompt_id, user_id, row))
+        layers: dict[int, list[tuple[int, int, LabelRow]]] = {}
+        for prompt_id, user_id, row in fresh:
             # A batch asks about a prompt once: its second label stands in the second batch.
-            layers.setdefault(self._labels_of[prompt_id], []).append((prompt_id, row))
+            layers.setdefault(self._labels_of[prompt_id], []).append((prompt_id, user_id, row))
             self._labels_of[prompt_id] += 1
             if self._labels_of[prompt_id] > MAX_OF_A_PROMPT:
                 reason = f"more than {MAX_OF_A_PROMPT} labels of one prompt"
                 raise RowProblems([(row.prompt.line, reason)])
         for layer, labels in sorted(layers.items()):
-            self._submit(self._batch(layer, import_id), user, labels, import_id)
+            made = self._new_labels(labels, import_id)
+            write_labels(self._session, self._study, self._batch(layer, import_id), made)
         self._stored += len(fresh)
+
+    def _new_labels(
+        self, labels: Sequence[tuple[int, int, LabelRow]], import_id: int
+    ) -> list[NewLabel]:
+        if self._kind is LabelKind.demonstration:
+            return [
+                NewLabel(prompt_id=prompt_id, user_id=user_id, text=row.texts[0])
+                for prompt_id, user_id, row in labels
+            ]
+        completions = self._completion_ids([(key, row) for key, _, row in labels], import_id)
+        return [
+            NewLabel(
+                prompt_id=prompt_id,
+                user_id=user_id,
+                tiers=list(zip(ids, row.tiers, strict=True)),
+            )
+            for ids, (prompt_id, user_id, row) in zip(completions, labels, strict=True)
+        ]
 
     def _older(self, prompt_ids: Iterable[int | None]) -> set[int]:
         return {key for key in prompt_ids if key is not None and key <= self._newest_before}
@@ -192,16 +180,22 @@ class LabelStore:
             for row, prompt_id in zip(rows, added.prompt_ids, strict=True)
         ]
 
-    def _known(self, user: User, prompt_ids: Collection[int]) -> set[tuple[int, Content]]:
-        """The imported labels of these prompts that the study has."""
-        found: dict[int, tuple[int, set[tuple[bytes, int]]]] = {}
-        for label_id, prompt_id, tier, digest in self._session.execute(
-            _demonstrated(user, self._study, prompt_ids)
+    def _known(
+        self, users: Collection[int | None], prompt_ids: Collection[int]
+    ) -> set[tuple[int | None, int, Content]]:
+        """The labels that these accounts have of these prompts."""
+        found: dict[int, tuple[int, int, set[tuple[bytes, int]]]] = {}
+        ids = [user_id for user_id in users if user_id is not None]
+        for label_id, user_id, prompt_id, tier, digest in self._session.execute(
+            _demonstrated(ids, self._study, prompt_ids)
             if self._kind is LabelKind.demonstration
-            else _ranked(user, self._study, prompt_ids)
+            else _ranked(ids, self._study, prompt_ids)
         ):
-            found.setdefault(label_id, (prompt_id, set()))[1].add((digest, tier))
-        return {(prompt_id, frozenset(content)) for prompt_id, content in found.values()}
+            found.setdefault(label_id, (user_id, prompt_id, set()))[2].add((digest, tier))
+        return {
+            (user_id, prompt_id, frozenset(content))
+            for user_id, prompt_id, content in found.values()
+        }
 
     def _batch(self, layer: int, import_id: int) -> Batch:
         if layer == len(self._batches):
@@ -213,83 +207,6 @@ class LabelStore:
             self._session.flush()
             self._batches.append(batch)
         return self._batches[layer]
-
-    def _submit(
-        self, batch: Batch, user: User, labels: Sequence[tuple[int, LabelRow]], import_id: int
-    ) -> None:
-        """Complete tasks, submitted assignments and current labels, in bulk."""
-        where = {"study_id": self._study.id, "pool": batch.pool, "purpose": batch.purpose}
-        tasks = self._insert(
-            LabelTask,
-            [
-                where
-                | {
-                    "batch_id": batch.id,
-                    "kind": batch.kind,
-                    "prompt_id": prompt_id,
-                    "state": LabelTaskState.complete,
-                    "labels_done": 1,
-                    "slots_taken": 1,
-                }
-                for prompt_id, _ in labels
-            ],
-        )
-        now = self._session.scalar(select(func.now()))
-        assignments = self._insert(
-            Assignment,
-            [
-                where
-                | {
-                    "user_id": user.id,
-                    "public_id": secrets.token_urlsafe(16),
-                    "label_task_id": task_id,
-                    "state": AssignmentState.submitted,
-                    "lease_until": now,
-                    "submitted_at": now,
-                }
-                for task_id in tasks
-            ],
-        )
-        guidelines = current_guidelines(self._session, self._study)
-        about = [
-            where
-            | {
-                "user_id": user.id,
-                "assignment_id": assignment_id,
-                "simulated": user.simulated,
-                "prompt_id": prompt_id,
-                "guideline_version_id": guidelines.id,
-            }
-            for assignment_id, (prompt_id, _) in zip(assignments, labels, strict=True)
-        ]
-        if self._kind is LabelKind.demonstration:
-            texts = [{"text": row.texts[0]} for _, row in labels]
-            self._insert(Demonstration, [one | own for one, own in zip(about, texts, strict=True)])
-            return
-        rankings = self._insert(Ranking, about)
-        completions = self._completion_ids(labels, import_id)
-        asked, shown, ranked = [], [], []
-        for task_id, assignment_id, ranking_id, ids, (_, row) in zip(
-            tasks, assignments, rankings, completions, labels, strict=True
-        ):
-            tier_of = dict(zip(ids, row.tiers, strict=True))
-            order = list(ids)
-            # Files put the better one first: what stands in the place of a screen must not tell.
-            random.Random(assignment_id).shuffle(order)
-            for position, completion_id in enumerate(order):
-                key = {"completion_id": completion_id}
-                asked.append(key | {"label_task_id": task_id})
-                shown.append(key | {"assignment_id": assignment_id, "position": position})
-                ranked.append(key | {"ranking_id": ranking_id, "tier": tier_of[completion_id]})
-        self._session.execute(insert(LabelTaskCompletion), asked)
-        self._session.execute(insert(AssignmentItem), shown)
-        self._session.execute(insert(RankingItem), ranked)
-
-    def _insert(self, model: Any, values: Sequence[Mapping[str, Any]]) -> Sequence[int]:
-        """The ids of the new rows, in the order of `values`."""
-        return self._session.scalars(
-            insert(model).returning(model.id, sort_by_parameter_order=True), list(values)
-        ).all()
 
     def _completion_ids(
         self, labels: Sequence[tuple[int, LabelRow]], import_id: int
@@ -318,24 +235,21 @@ class LabelStore:
         ids = {(prompt_id, policy_id, digest): key for prompt_id, policy_id, digest, key in here}
         ids |= self._made
         samples = Counter((prompt_id, policy_id) for prompt_id, policy_id, _ in ids)
-        fresh: dict[tuple[int, int, bytes], dict[str, Any]] = {}
+        fresh: dict[tuple[int, int, bytes], tuple[Any, ...]] = {}
         for (_, row), of_label in zip(labels, keys, strict=True):
             for key, text, policy in zip(of_label, row.texts, row.policies, strict=True):
                 if key in ids or key in fresh:
                     continue
                 prompt_id, policy_id, _ = key
-                fresh[key] = {
-                    "study_id": self._study.id,
-                    "prompt_id": prompt_id,
-                    "policy_id": policy_id,
-                    "text": text,
-                    "sample_index": samples[prompt_id, policy_id],
-                    "import_id": import_id,
-                }
+                sample = samples[prompt_id, policy_id]
+                fresh[key] = (self._study.id, prompt_id, policy_id, text, sample, import_id)
                 samples[prompt_id, policy_id] += 1
                 self._completions[policy] += 1
         if fresh:
-            made = self._insert(Completion, list(fresh.values()))
+            made = next_ids(self._session, Completion, len(fresh))
+            columns = ["study_id", "prompt_id", "policy_id", "text", "sample_index", "import_id"]
+            rows = ((key, *row) for key, row in zip(made, fresh.values(), strict=True))
+            copy_rows(self._session, Completion, ["id", *columns], rows)
             self._made.update(zip(fresh, made, strict=True))
         ids |= self._made
         return [[ids[key] for key in of_label] for of_label in keys]
@@ -344,35 +258,40 @@ class LabelStore:
         fresh = [name for name in names if name not in self._policy_ids]
         if not fresh:
             return
-        values = [
-            {
-                "study_id": self._study.id,
-                "name": name,
-                "label": name,
-                "kind": PolicyKind.external,
-            }
-            for name in fresh
-        ]
-        self._policy_ids.update(zip(fresh, self._insert(Policy, values), strict=True))
+        ids = self._session.scalars(
+            insert(Policy).returning(Policy.id, sort_by_parameter_order=True),
+            [
+                {
+                    "study_id": self._study.id,
+                    "name": name,
+                    "label": name,
+                    "kind": PolicyKind.external,
+                }
+                for name in fresh
+            ],
+        )
+        self._policy_ids.update(zip(fresh, ids, strict=True))
 
 
-def _demonstrated(user: User, study: Study, prompt_ids: Collection[int]) -> Any:
+def _demonstrated(users: Collection[int], study: Study, prompt_ids: Collection[int]) -> Any:
     return select(
         Demonstration.id,
+        Demonstration.user_id,
         Demonstration.prompt_id,
         literal(1),
         func.sha256(func.convert_to(Demonstration.text, "UTF8")),
     ).where(
-        Demonstration.user_id == user.id,
+        among(Demonstration.user_id, users),
         Demonstration.study_id == study.id,
         among(Demonstration.prompt_id, prompt_ids),
     )
 
 
-def _ranked(user: User, study: Study, prompt_ids: Collection[int]) -> Any:
+def _ranked(users: Collection[int], study: Study, prompt_ids: Collection[int]) -> Any:
     return (
         select(
             Ranking.id,
+            Ranking.user_id,
             Ranking.prompt_id,
             RankingItem.tier,
             func.sha256(func.convert_to(Completion.text, "UTF8")),
@@ -380,7 +299,7 @@ def _ranked(user: User, study: Study, prompt_ids: Collection[int]) -> Any:
         .join(Ranking.items)
         .join(RankingItem.completion)
         .where(
-            Ranking.user_id == user.id,
+            among(Ranking.user_id, users),
             Ranking.study_id == study.id,
             among(Ranking.prompt_id, prompt_ids),
         )

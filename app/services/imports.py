@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, BinaryIO, Final, Generic, Protocol, TypeVar
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select, text, update
 from sqlalchemy.orm import Session
 
 from app.config import get_settings
@@ -219,6 +219,8 @@ def _import(
 ) -> ImportReport:
     file_name, created_by = how.file_name, how.created_by
     began = time.monotonic()
+    # What is planned while tables are small is no plan for a million rows of one transaction.
+    session.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
     # Imports into one study wait for each other; foreign keys to the study do not wait.
     session.refresh(study, ["id"], with_for_update={"key_share": True})
     records = kind(session, study)

@@ -17,8 +17,7 @@ What is not stored is written down with its line, its reason and the prompt that
 from __future__ import annotations
 
 from array import array
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -35,7 +34,7 @@ from app.models import (
     Split,
     Study,
 )
-from app.services.bulk import among, copy_rows
+from app.services.bulk import among, copy_rows, next_ids
 from app.services.preparation.findings import Asked, Examiner, Findings
 from app.services.preparation.near_index import NearIndex
 from app.services.preparation.settings import PreparationSettings, settings_of
@@ -47,6 +46,8 @@ if TYPE_CHECKING:
     from app.services.prompts import PromptRow
 
 LOOKED_AT = 8  # candidates whose texts are compared in full, those of the most common bands first
+USERS = 50_000  # whose prompts are counted in memory
+GROUPS = 100  # ids of groups that are drawn at a time
 READ = 5_000  # stored sketches or texts that are read at a time
 
 
@@ -74,9 +75,9 @@ class Folded:
     similarity: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Known:
-    """A prompt that is stored already."""
+    """A prompt that is stored already. Its group is set when it gets one."""
 
     id: int
     split: Split
@@ -118,6 +119,10 @@ class Preparation:
         self.settings = settings or settings_of(study)
         self._index = None if few or not self.settings.near_similarity else NearIndex()
         self._ids = array("q")  # prompt id by number in the index
+        self._prompts_of: dict[str, int] = {}  # by source user: of those met lately
+        self._group_ids: list[int] = []  # drawn and not given yet
+        self._groups: list[tuple[int, int, str]] = []  # that are not written yet
+        self._joined: dict[int, int] = {}  # the same of stored prompts, with their groups
         self.examiner = Examiner(
             max_tokens=self.settings.max_tokens,
             tokenizer=self.settings.tokenizer,
@@ -149,6 +154,7 @@ class Preparation:
             if isinstance(decision, Prepared):
                 self._take(decision, seen)
             decisions.append(decision)
+        self._write_groups()
         return decisions
 
     def remember(self, stored: Sequence[tuple[Prepared, int]]) -> None:
@@ -220,17 +226,21 @@ class Preparation:
                 by_prefix.setdefault(prefix, known)
         return _Seen(stored, by_prefix)
 
-    def _taken(self, users: Collection[str]) -> Counter[str]:
-        """How many prompts each of the source users has."""
-        if not self.settings.cap or not users:
-            return Counter()
+    def _taken(self, users: Set[str]) -> dict[str, int]:
+        """How many prompts each of the source users has; counted on as rows are decided."""
+        if not self.settings.cap:
+            return {}
+        if len(self._prompts_of) > USERS:
+            self._prompts_of.clear()
+        fresh = users - self._prompts_of.keys()
         rows = self._session.execute(
             select(SourceUser.name, func.count(Prompt.id))
             .join(Prompt, Prompt.source_user_id == SourceUser.id)
-            .where(SourceUser.study_id == self._study.id, among(SourceUser.name, users))
+            .where(SourceUser.study_id == self._study.id, among(SourceUser.name, fresh))
             .group_by(SourceUser.name)
         )
-        return Counter(dict(iter(rows)))
+        self._prompts_of |= dict.fromkeys(fresh, 0) | dict(iter(rows))
+        return self._prompts_of
 
     def _decide(
         self,
@@ -239,7 +249,7 @@ class Preparation:
         side: Split,
         ids: Sequence[int],
         seen: _Seen,
-        taken: Counter[str],
+        taken: dict[str, int],
     ) -> Prepared | Folded:
         settings = self.settings
         if found.tokens > settings.max_tokens:
@@ -291,23 +301,30 @@ class Preparation:
 
     def _join(self, match: _Known | Prepared, side: Split) -> int:
         """The group of a prompt; made if it has none."""
-        if isinstance(match, Prepared):
-            if match.group is None:
-                match.group = self._new_group(side)
-            return match.group
-        group = self._session.scalar(select(Prompt.duplicate_group).where(Prompt.id == match.id))
-        if group is None:
-            group = self._new_group(side)
-            self._session.execute(
-                update(Prompt).where(Prompt.id == match.id).values(duplicate_group=group)
-            )
-        return group
+        if match.group is None:
+            match.group = self._new_group(side)
+            if isinstance(match, _Known):
+                self._joined[match.id] = match.group
+        return match.group
 
     def _new_group(self, side: Split) -> int:
-        group = DuplicateGroup(study_id=self._study.id, split=side)
-        self._session.add(group)
-        self._session.flush()
-        return group.id
+        if not self._group_ids:
+            self._group_ids = next_ids(self._session, DuplicateGroup, GROUPS)[::-1]
+        group = self._group_ids.pop()
+        self._groups.append((group, self._study.id, side.value))
+        return group
+
+    def _write_groups(self) -> None:
+        """The groups that a chunk made, and the stored prompts that are in them now."""
+        if not self._groups:
+            return
+        copy_rows(self._session, DuplicateGroup, ["id", "study_id", "split"], self._groups)
+        if self._joined:
+            self._session.execute(
+                update(Prompt).execution_options(synchronize_session=False),
+                [{"id": key, "duplicate_group": group} for key, group in self._joined.items()],
+            )
+        self._groups, self._joined = [], {}
 
     def _load(self, index: NearIndex) -> None:
         rows = self._session.execute(

@@ -50,13 +50,13 @@ PROMPT_QUESTIONS = {
     "ambiguous": "Is ambiguous",
     "sensitive_content": "Has sensitive content",
     "identity_dependent": "The right answer depends on who asks",
-    "closed_domain": "Brings the text that an answer must keep to (closed-domain)",
+    "closed_domain": "Brings the text to keep to (closed-domain)",
     "continuation_style": "Is a text to be continued",
     "requests_opinion": "Asks for an opinion",
     "requests_advice": "Asks for advice",
     "requests_moral_judgment": "Asks for a moral judgment",
     "safety_constraints": "Names safety constraints",
-    "other_constraints": "Names other constraints: length, form, tone …",
+    "other_constraints": "Names other constraints",
     "intent_unclear": "The intent is unclear",
 }
 # Questions about a completion that only some prompts raise, by the questions about the prompt of

@@ -33,20 +33,25 @@ def test_a_yes_about_the_prompt_raises_a_question_about_each_completion(
         press("y")
         said(
             page,
-            "Prompt, Brings the text that an answer must keep to (closed-domain): yes. "
+            "Prompt, Brings the text to keep to (closed-domain): yes. "
             "Now asked of each completion: Hallucination.",
         )
         expect(asks(page, "A", "Hallucination")).to_be_visible()
         expect(page.get_by_role("group", name="Names safety constraints")).to_be_focused()
         press("n", "y")
         expect(asks(page, "A", "Satisfies the constraint")).to_be_visible()
+        expect(page.get_by_role("group", name="Is ambiguous")).to_be_hidden()
+        press("q")
+        expect(page.get_by_role("group", name="Is ambiguous")).to_be_focused()
+        press("k")
+        expect(page.get_by_role("group", name="Names other constraints")).to_be_focused()
         press("a", "j", "j", "j", "y", "y")
         press("b", "j", "j", "j", "n")
         expect(asks(page, "B", "Satisfies the constraint")).to_be_focused()
         expect(page.get_by_role("button", name="A, rated in part")).to_be_visible()
 
         press("q", "n")
-        said(page, "Prompt, Brings the text that an answer must keep to (closed-domain): no.")
+        said(page, "Prompt, Brings the text to keep to (closed-domain): no.")
         press("b")
         expect(asks(page, "B", "Hallucination")).to_be_hidden()
         expect(page.get_by_role("button", name="B, not rated")).to_be_visible()

@@ -48,6 +48,7 @@ export function goOn(form, { signal, announce, draft, replace }) {
       response.status >= 500
         ? "Something broke on our side. Nothing is lost: press the button again."
         : (answer.detail ?? "The server did not take this.");
+    if (response.status === 409) document.getElementById("lease").hidden = true; // no use any more
     const onward = response.status === 409 ? [{ label: "Go on with the next one", href: start }] : [];
     showNotice(announce, words, onward, { focus: true });
   };

@@ -24,7 +24,7 @@ export function makeRating(form, { letters, cards, answers, announce, go, leave 
 
   const questionsNear = (current) => {
     const place = about.contains(document.activeElement) ? about : cards[current];
-    return [...place.querySelectorAll(QUESTION)].filter(isAsked);
+    return [...place.querySelectorAll(QUESTION)].filter((one) => one.checkVisibility());
   };
 
   const step = (current, by) => {
@@ -74,9 +74,13 @@ export function makeRating(form, { letters, cards, answers, announce, go, leave 
       else if (by > 0) leave();
     },
 
+    // First what decides about other questions, where there is any; again, and the rest opens.
     askAboutPrompt() {
-      about.querySelector("#about-prompt").open = true;
-      about.querySelector(QUESTION).focus();
+      const first = about.querySelector("#first-questions");
+      const rest = about.querySelector("#about-prompt");
+      const where = first && !first.contains(document.activeElement) ? first : rest;
+      if (where === rest) rest.open = true;
+      where.querySelector(QUESTION).focus();
     },
 
     // "B: overall quality 5", "Prompt: Is ambiguous: not answered"

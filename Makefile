@@ -4,7 +4,7 @@
 #   make up           the application for real use            (ARGS="--port 8001" for another port)
 #   make test         lint, types and all tests
 #   make clean-demo   remove the demo
-#   make screenshots  docs/screenshots/ anew, from a finished demo
+#   make screenshots  docs/screenshots/ anew, after a demo      (ARGS="--without-demo" for the rest)
 #
 # PYTHON=/path/to/python chooses the interpreter of a new .venv.
 
@@ -35,7 +35,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 screenshots: $(VENV)/.dev
-	$(BIN)/python -m tests.browser.screenshots
+	$(BIN)/python -m tests.browser.screenshots $(ARGS)
 
 # The command refuses while the demo runs. Without an environment there was no demo.
 clean-demo:

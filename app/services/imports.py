@@ -61,9 +61,11 @@ class RecordFile(Protocol[Row]):
     def size(self, row: Row) -> int:
         """Characters of its texts."""
 
-    def store(self, rows: Sequence[Row], import_id: int) -> None:
-        """Store these, at once or by the end. Raises RowProblems for what shows only beside the
-        rows that are stored, and HelperGone."""
+    def store(self, rows: Sequence[Row], import_id: int) -> Sequence[tuple[int, str]]:
+        """Store these, at once or by the end; the lines that are left out after all, and why.
+
+        Raises RowProblems for what shows only beside the rows that are stored, and HelperGone.
+        """
 
     def finish(self, import_id: int) -> None:
         """Store what waits. Raises as `store`."""
@@ -284,7 +286,7 @@ class _Reader(Generic[Row]):
                     self._characters += self._records.size(row)
         except LeftOut as reason:
             self.read += 1
-            self._leave_out(record.line, reason)
+            self._leave_out(record.line, str(reason))
         except RowProblem as problem:
             self._problems.add(record.line, str(problem))
         if len(self._chunk) >= CHUNK or self._characters >= CHUNK_CHARACTERS:
@@ -294,11 +296,11 @@ class _Reader(Generic[Row]):
         try:
             return self._records.parse(values, line)
         except LeftOut as reason:
-            self._leave_out(line, reason)
+            self._leave_out(line, str(reason))
             return None
 
-    def _leave_out(self, line: int, reason: LeftOut) -> None:
-        self.left_out.setdefault(str(reason), []).append(line)
+    def _leave_out(self, line: int, reason: str) -> None:
+        self.left_out.setdefault(reason, []).append(line)
 
     def finish(self) -> None:
         """Store the rest. Raises ImportRefused if there was any problem."""
@@ -315,9 +317,10 @@ class _Reader(Generic[Row]):
         chunk, self._chunk, self._characters = self._chunk, [], 0
         self._note(partial(self._records.store, chunk))
 
-    def _note(self, store: Callable[[int], None]) -> None:
+    def _note(self, store: Callable[[int], Sequence[tuple[int, str]] | None]) -> None:
         try:
-            store(self._import_id)
+            for out, reason in store(self._import_id) or ():
+                self._leave_out(out, reason)
         except RowProblems as found:
             for line, reason in found.problems:
                 self._problems.add(line, reason)

@@ -126,42 +126,6 @@ class NameTaken(Conflict):
         return f'prompt_id "{row.external_id}" already stands for another text'
 
 
-class PromptIndex:
-    """The study's prompts by content and by the names that files give them, in memory."""
-
-    def __init__(self, session: Session, study: Study) -> None:
-        self.by_text: dict[str, int] = {}  # prompt id by text_sha256
-        self.text_of: dict[str, str] = {}  # text_sha256 by external id, of left out ones too
-        names = select(Prompt.id, Prompt.text_sha256, Prompt.external_id).where(
-            Prompt.study_id == study.id
-        )
-        for prompt_id, sha256, name in session.execute(names):
-            self.by_text[sha256] = prompt_id
-            if name is not None:
-                self.text_of[name] = sha256
-        self.left_out: set[str] = set()  # text_sha256 of prompts that came and were not stored
-        more = select(FoldedPrompt.external_id, FoldedPrompt.text_sha256).where(
-            FoldedPrompt.study_id == study.id
-        )
-        for name, sha256 in session.execute(more):
-            if sha256 not in self.by_text:
-                self.left_out.add(sha256)
-            if name is not None:
-                self.text_of[name] = sha256
-
-    def claim(self, row: PromptRow) -> str | None:
-        """Take the row's external id for its text; the reason if another text has it already."""
-        if row.external_id is None:
-            return None
-        taken = self.text_of.setdefault(row.external_id, row.sha256)
-        return None if taken == row.sha256 else NameTaken.reason(row)
-
-    def by_external_id(self, external_id: str) -> int | None:
-        """The prompt of that very text; None too where another stands for it."""
-        sha256 = self.text_of.get(external_id)
-        return None if sha256 is None else self.by_text.get(sha256)
-
-
 def split_of(study: Study, source: str, shares: Mapping[Split, float] = DEFAULT_SHARES) -> Split:
     """The split of a source user: HMAC-SHA256 under the study's key, as a fraction of 2**64.
 

@@ -70,8 +70,9 @@ class LabelFile(StoredAtOnce, ABC):
     def size(self, row: LabelRow) -> int:
         return len(row.prompt.text) + sum(map(len, row.texts))
 
-    def store(self, rows: Sequence[LabelRow], import_id: int) -> None:
+    def store(self, rows: Sequence[LabelRow], import_id: int) -> Sequence[tuple[int, str]]:
         self._store.add(rows, import_id)
+        return ()
 
     def counts(self) -> dict[str, Any]:
         return self._store.counts() | {"unused_columns": sorted(self._unused)}

@@ -88,7 +88,7 @@ class PromptFile:
     def size(self, row: PromptRow) -> int:
         return len(row.text)
 
-    def store(self, rows: Sequence[PromptRow], import_id: int) -> None:
+    def store(self, rows: Sequence[PromptRow], import_id: int) -> Sequence[tuple[int, str]]:
         if self._waiting and self._helpers is None and self._processes:
             # There is a second chunk: other processes are worth their start.
             self._helpers = Helpers(self._preparation.examiner, self._processes)
@@ -96,6 +96,7 @@ class PromptFile:
         self._waiting.append((rows, self._look(rows)))
         if len(self._waiting) > max(1, self._processes):
             self._store(*self._waiting.popleft(), import_id)
+        return ()
 
     def finish(self, import_id: int) -> None:
         while self._waiting:

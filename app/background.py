@@ -116,6 +116,17 @@ def import_upload(upload_id: int) -> None:
     storage.remove(uri)
 
 
+def tidy() -> None:
+    """Remove what nobody will ask for again: forgotten uploads, leavings of killed processes."""
+    with task_session() as session:
+        forgotten = uploads.forget_unclaimed(session)
+    for uri in forgotten:
+        storage.remove(uri)
+    left = storage.sweep_scratch()
+    if forgotten or left:
+        log.info("tidied", uploads=len(forgotten), folders=[folder.name for folder in left])
+
+
 def deliver_webhook(delivery_id: int) -> None:
     """Send message N if it is due. A redirect is not followed: it is not what was asked for."""
     with task_session() as session:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import fsspec
 
 from app.config import get_settings
+
+SCRATCH_SECONDS = 24 * 3600.0  # no export or upload pauses for so long
 
 
 def artifact_url(*parts: str) -> str:
@@ -69,6 +72,25 @@ def scratch() -> Path:
     folder = get_settings().home_path / "scratch"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def sweep_scratch() -> list[Path]:
+    """Remove what a killed process left there: folders in which nothing was written for
+    SCRATCH_SECONDS. What was removed."""
+    removed = []
+    for folder in scratch().iterdir():
+        newest = max(_written(path) for path in (folder, *folder.rglob("*")))
+        if time.time() - newest > SCRATCH_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)  # its process may be removing it now
+            removed.append(folder)
+    return removed
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def fetch(url: str) -> Path:

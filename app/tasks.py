@@ -52,7 +52,7 @@ def deliver_webhook(delivery_id: int) -> None:
 
 @celery.task(name="app.tasks.sweep")  # type: ignore[untyped-decorator]
 def sweep() -> None:
-    """Return leases that ran out, and look again at all that is due."""
+    """Return leases that ran out, look again at all that is due, remove what is forgotten."""
     with task_session() as session:
         assignments.return_expired(session)
         runs.end_silent_cancelled(session)
@@ -66,6 +66,7 @@ def sweep() -> None:
             enqueue(session, "sample_system", sampling_id)
         for delivery_id in webhooks.due(session):
             enqueue(session, "deliver_webhook", delivery_id)
+    background.tidy()
     with task_session() as session:
         active = rounds.active_rounds(session)
     for round_id in active:

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from sqlalchemy import CursorResult, func, or_, select, update
+from sqlalchemy import CursorResult, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app import storage
@@ -35,6 +35,7 @@ from app.services.imports import IMPORTERS, ImportReport, Progress
 PREVIEWED = 5  # rows
 SHOWN = 200  # characters of a cell
 COLUMNS = 60  # that can be given a meaning on the page
+KEPT = timedelta(days=7)  # how long an upload waits to be imported
 ATTEMPTS = 3  # of workers that died over it
 IDS = 1_000_000_000_000
 
@@ -245,6 +246,18 @@ def discard(session: Session, upload: Upload) -> None:
     session.delete(upload)
     session.flush()
     storage.remove(upload.uri)
+
+
+def forget_unclaimed(session: Session) -> list[str]:
+    """Forget uploads that nobody imported for KEPT; where their files are, to be removed."""
+    return list(
+        session.scalars(
+            delete(Upload)
+            .where(Upload.state == UploadState.waiting, Upload.created_at < func.now() - KEPT)
+            .returning(Upload.uri)
+            .execution_options(synchronize_session=False)
+        )
+    )
 
 
 def claim(session: Session, upload_id: int) -> int | None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import shutil
+import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -204,3 +207,32 @@ def test_a_file_of_another_study_is_not_found(session: Session) -> None:
     for study, number in ((other, upload.id), (one, 0), (one, 10**30)):
         with pytest.raises(NotFound, match="no such upload"):
             uploads.find_upload(session, study, number)
+
+
+@pytest.mark.usefixtures("worker")
+def test_forgotten_uploads_and_leavings_are_removed(fresh_engine: Engine) -> None:
+    with Session(fresh_engine) as session:
+        study = make.make_study(session)
+        waiting = [
+            uploads.receive(session, study, "prompts", io.BytesIO(jsonl(2)), file_name="p.jsonl")
+            for _ in range(3)
+        ]
+        uploads.start(session, waiting[0], {"prompt": "prompt"})
+        for upload in waiting[:2]:
+            upload.created_at = datetime.now(UTC) - uploads.KEPT - timedelta(minutes=1)
+        session.commit()
+        paths = [storage.local_path(upload.uri) for upload in waiting]
+    old, new = storage.scratch() / "old", storage.scratch() / "new"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "part").write_text("half")
+    long_ago = time.time() - storage.SCRATCH_SECONDS - 60
+    for path in (old / "part", old, new):  # in `new` a file was written since
+        os.utime(path, (long_ago, long_ago))
+    background.tidy()
+    assert [path is not None and path.exists() for path in paths] == [True, False, True]
+    with Session(fresh_engine) as session:
+        states = session.scalars(select(Upload.state).order_by(Upload.id)).all()
+    assert states == [UploadState.queued, UploadState.waiting]
+    assert (old.exists(), new.exists()) == (False, True)
+    shutil.rmtree(new)

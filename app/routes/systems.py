@@ -15,7 +15,7 @@ from app.errors import DomainError, Invalid
 from app.models import Split, Study
 from app.render import page
 from app.routes.deps import CurrentUser, ResearcherStudy
-from app.services.external import endpoint, keys, samplings, systems
+from app.services.external import keys, samplings, systems
 from app.services.external.samplings import NothingToSample
 from app.services.external.settings import LABELS, TRANSPORT, SystemSettings, system_settings
 
@@ -189,6 +189,8 @@ def _typed(settings: SystemSettings) -> dict[str, Any]:
 
 def _try(settings: SystemSettings, prompt: str) -> Mapping[str, Any]:
     """The answer to one prompt, or why there is none."""
+    from app.services.external import endpoint  # httpx is loaded by the first try
+
     if not prompt.strip():
         raise Invalid("Write a prompt to try it with.")
     if len(prompt) > 32_000:

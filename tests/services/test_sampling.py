@@ -354,15 +354,19 @@ def test_so_many_samplings_at_once_and_no_more(fresh_engine: Engine, server: End
 def test_prompts_that_may_not_leave_the_study_do_not(
     fresh_engine: Engine, server: Endpoint
 ) -> None:
-    number = queued(fresh_engine, server, 4)
+    many = 3 * sampling.AHEAD  # more than are looked at together
+    number = queued(fresh_engine, server, many)
     with Session(fresh_engine) as session:
-        prompts = session.scalars(select(Prompt).order_by(Prompt.id)).all()
-        prompts[0].withdrawn_at = func.now()
-        prompts[1].pii_state = PiiState.held
+        ids = select(SamplingRequest.prompt_id).order_by(SamplingRequest.id)
+        prompts = [session.get_one(Prompt, prompt_id) for prompt_id in session.scalars(ids)]
+        for prompt in prompts[:-2]:
+            prompt.withdrawn_at = func.now()
+        prompts[-2].pii_state = PiiState.held
+        allowed = prompts[-1].text
         session.commit()
     work(number)
-    assert how(fresh_engine, number) == ("finished", samplings.Progress(done=2, failed=2))
-    assert {request.prompt for request in server.requests} == {"Prompt 2.", "Prompt 3."}
+    assert how(fresh_engine, number) == ("finished", samplings.Progress(done=1, failed=many - 1))
+    assert [request.prompt for request in server.requests] == [allowed]
     assert list(problems(fresh_engine, number)) == [
         "The prompt was withdrawn, or is held back for personal data."
     ]

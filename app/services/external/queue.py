@@ -139,7 +139,7 @@ def next_requests(
     A prompt that may not leave the study any more ends its request. Raises SamplingGone.
     """
     _write(session, claim, lease_until=_lease())
-    rows = session.execute(
+    waiting = (
         select(
             SamplingRequest.id,
             Prompt.text,
@@ -155,21 +155,28 @@ def next_requests(
         )
         .order_by(SamplingRequest.tries, SamplingRequest.id)
         .limit(limit)
-    ).all()
-    gone = [request_id for request_id, *_, usable in rows if not usable]
-    if gone:
+    )
+    while rows := session.execute(waiting).all():
+        _let_go(session, [request_id for request_id, *_, usable in rows if not usable])
+        found = [
+            Wanted(request_id=request_id, prompt=text, sample_index=index, tries=tries)
+            for request_id, text, index, tries, usable in rows
+            if usable
+        ]
+        if found:
+            return found
+    return []
+
+
+def _let_go(session: Session, requests: Sequence[int]) -> None:
+    if requests:
         reason = "The prompt was withdrawn, or is held back for personal data."
         session.execute(
             update(SamplingRequest)
-            .where(among(SamplingRequest.id, gone))
+            .where(among(SamplingRequest.id, requests))
             .values(state=RequestState.failed, problem=reason)
             .execution_options(synchronize_session=False)
         )
-    return [
-        Wanted(request_id=request_id, prompt=text, sample_index=index, tries=tries)
-        for request_id, text, index, tries, usable in rows
-        if usable
-    ]
 
 
 def store(

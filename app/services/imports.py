@@ -19,7 +19,19 @@ from sqlalchemy import insert, select, text, update
 from sqlalchemy.orm import Session
 
 from app.config import get_settings
-from app.models import Import, Study, User
+from app.models import (
+    Completion,
+    Demonstration,
+    FoldedPrompt,
+    Import,
+    Prompt,
+    PromptSketch,
+    Ranking,
+    SourceUser,
+    Study,
+    User,
+)
+from app.services.bulk import analyze
 from app.services.importing import shapes
 from app.services.importing.completion_rows import CompletionFile
 from app.services.importing.label_rows import ComparisonFile, DemonstrationFile, RankingFile
@@ -33,6 +45,11 @@ from app.services.preparation.helpers import HelperGone
 
 CHUNK = 2_000  # rows that are held and stored at a time, or fewer that are long
 CHUNK_CHARACTERS = 4_000_000
+
+# What an import fills and looks things up in. After so many rows, and each time there are twice as
+# many, the database is told to look at how they have grown.
+GROWING = (Prompt, SourceUser, PromptSketch, FoldedPrompt, Completion, Demonstration, Ranking)
+ANALYZED = 10_000
 
 PROGRESS = 500  # rows after which it is said how far the reading is
 
@@ -243,7 +260,7 @@ def _import(
                 "created_by": created_by.id if created_by else None,
             },
         ).one()
-        counts = _read(records, file, how, limits, import_id)
+        counts = _read(session, records, file, how, limits, import_id)
         report = ImportReport(
             kind=records.kind,
             file_name=file_name,
@@ -266,12 +283,20 @@ def _import(
 class _Reader(Generic[Row]):
     """Checks every record and stores them by the chunk until a problem is seen."""
 
-    def __init__(self, records: RecordFile[Row], import_id: int, problems: Problems) -> None:
+    def __init__(
+        self,
+        records: RecordFile[Row],
+        import_id: int,
+        problems: Problems,
+        analyze: Callable[[], None],
+    ) -> None:
         self._records = records
         self._import_id = import_id
         self._problems = problems
         self._chunk: list[Row] = []
         self._characters = 0  # of the chunk
+        self._analyze = analyze
+        self._analyze_at = ANALYZED
         self.read = 0
         self.left_out: dict[str, list[int]] = {}  # lines by reason
 
@@ -314,6 +339,9 @@ class _Reader(Generic[Row]):
             raise self._problems.refusal()
 
     def _store(self) -> None:
+        if self.read >= self._analyze_at:
+            self._analyze_at = 2 * self.read
+            self._analyze()
         chunk, self._chunk, self._characters = self._chunk, [], 0
         self._note(partial(self._records.store, chunk))
 
@@ -329,11 +357,16 @@ class _Reader(Generic[Row]):
 
 
 def _read(
-    records: RecordFile[Row], file: BinaryIO, how: _How, limits: Limits, import_id: int
+    session: Session,
+    records: RecordFile[Row],
+    file: BinaryIO,
+    how: _How,
+    limits: Limits,
+    import_id: int,
 ) -> dict[str, Any]:
     """Read the file to its end and store it; the counts of its report. Raises ImportRefused."""
     problems = Problems(how.file_name)
-    reader = _Reader(records, import_id, problems)
+    reader = _Reader(records, import_id, problems, partial(analyze, session, *GROWING))
     required = shapes.accepted(records.kind, records.required)
     for record in read_records(file, how.file_name, required, limits, problems, how.mapping):
         reader.take(record)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from app.config import get_settings
@@ -51,7 +51,7 @@ def jsonl(values: list[dict[str, Any]]) -> bytes:
 
 def stored(session: Session, study: Study) -> list[list[Any]]:
     """All that an import wrote of prompts, without the numbers that rows have."""
-    text = select(Prompt.text_sha256).where(Prompt.id == FoldedPrompt.prompt_id).scalar_subquery()
+    stands = select(Prompt.text_sha256).where(Prompt.id == FoldedPrompt.prompt_id).scalar_subquery()
     queries = (
         select(
             Prompt.text,
@@ -74,7 +74,7 @@ def stored(session: Session, study: Study) -> list[list[Any]]:
             FoldedPrompt.external_id,
             FoldedPrompt.reason,
             FoldedPrompt.similarity,
-            text,
+            stands,
         )
         .where(FoldedPrompt.study_id == study.id)
         .order_by(FoldedPrompt.line, FoldedPrompt.id),
@@ -116,6 +116,21 @@ def test_long_prompts_make_small_chunks(session: Session, monkeypatch: pytest.Mo
     report = import_prompts(session, make_study(session), io.BytesIO(data), file_name="long.jsonl")
     assert report.stored == 60
     assert sizes == [1_280] * 15
+
+
+def test_the_database_is_told_how_its_tables_grow(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else look-ups in a million rows of one transaction would scan them all."""
+    monkeypatch.setattr(imports, "CHUNK", 100)
+    monkeypatch.setattr(imports, "ANALYZED", 500)
+    data = jsonl([{"prompt": f"Say {number}."} for number in range(1_000)])
+    import_prompts(session, make_study(session), io.BytesIO(data), file_name="prompts.jsonl")
+    distinct = text(
+        "SELECT n_distinct FROM pg_stats WHERE tablename = 'prompts' AND attname = 'text_sha256'"
+    )
+    assert session.scalar(distinct) == -1  # all of them differ
+    assert session.scalar(text("SELECT reltuples FROM pg_class WHERE relname = 'prompts'")) >= 400
 
 
 def test_a_process_that_is_killed_refuses_the_file(

@@ -30,6 +30,7 @@ def save_settings(
     study: ResearcherStudy,
     cap: Annotated[str, Form()] = "",
     max_tokens: Annotated[str, Form()] = "",
+    tokenizer: Annotated[str, Form()] = "",
     prefix_characters: Annotated[str, Form()] = "",
     near_similarity: Annotated[str, Form()] = "",
     near_duplicates: Annotated[str, Form()] = "",
@@ -39,6 +40,7 @@ def save_settings(
     values: dict[str, Any] = {
         "cap": cap,
         "max_tokens": max_tokens,
+        "tokenizer": tokenizer.strip() or None,
         "prefix_characters": prefix_characters,
         "near_similarity": near_similarity,
         "near_duplicates": near_duplicates,

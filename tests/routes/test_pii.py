@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.models import PiiState, Prompt, Study, UseCase
+from app.errors import Invalid
+from app.models import FoldReason, PiiState, Prompt, Study, UseCase
 from app.services.preparation.sifting import Preparation
 from app.services.prompts import PromptRow, add_prompts
 from tests import factories as make
@@ -142,3 +144,43 @@ def test_how_prompts_are_prepared_can_be_changed(
     assert 'value="1.5"' in bad.text
     session.refresh(study)
     assert study.preparation["cap"] == 2
+
+
+def test_a_tokenizer_is_loaded_before_it_is_set(
+    session: Session, client: TestClient, study: Study, tmp_path: Path
+) -> None:
+    tokenizers = pytest.importorskip("tokenizers", reason="the extra `train`")
+    here = f"/studies/{study.slug}/preparation"
+    form = {"cap": "2", "max_tokens": "4", "prefix_characters": "0", "near_similarity": "0.8"}
+    form["near_duplicates"] = "fold"
+    broken = tmp_path / "broken.json"
+    broken.write_text("{}")
+    for path, reason in (
+        ("tokenizer.json", "Tokenizer: give the whole path"),
+        (str(tmp_path / "none.json"), "Tokenizer: there is no file"),
+        (str(broken), "is no tokenizer.json"),
+    ):
+        refused = client.post(here, data=form | {"tokenizer": path})
+        assert refused.status_code == 422
+        assert reason in text_of(refused.text)
+        assert f'value="{path}"' in refused.text
+    model = tokenizers.models.WordLevel({"one": 0, "?": 1}, unk_token="?")
+    words = tokenizers.Tokenizer(model)
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.enable_padding(length=50)  # of batches: no length of a text
+    words.save(str(tmp_path / "tokenizer.json"))
+    saved = client.post(here, data=form | {"tokenizer": f" {tmp_path / 'tokenizer.json'} "})
+    assert "Saved." in text_of(saved.text)
+    session.refresh(study)
+    rows = [PromptRow(text="one two three four"), PromptRow(text="one two three four five")]
+    added = add_prompts(session, study, rows, preparation=Preparation(session, study))
+    assert (added.stored, dict(added.folded)) == (1, {FoldReason.over_length: 1})
+    [prompt_id] = [key for key in added.prompt_ids if key is not None]
+    assert session.get_one(Prompt, prompt_id).tokens == 4
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(Invalid, match="there is no file"):
+        Preparation(session, study)
+    cleared = client.post(here, data=form | {"tokenizer": ""})
+    assert "Saved." in text_of(cleared.text)
+    session.refresh(study)
+    assert "tokenizer" not in study.preparation

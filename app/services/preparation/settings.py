@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import Invalid
 from app.models import PromptSketch, Study
+from app.services.preparation.texts import load_tokenizer
 
 
 class PreparationSettings(BaseModel):
@@ -39,6 +41,7 @@ def settings_of(study: Study) -> PreparationSettings:
 
 
 NAMES: Final = {
+    "tokenizer": "Tokenizer",
     "cap": "Prompts of one user",
     "max_tokens": "Most tokens",
     "prefix_characters": "Long beginning",
@@ -62,8 +65,22 @@ def change_settings(
         first = error.errors()[0]
         name = NAMES.get(str(first["loc"][0]), str(first["loc"][0]))
         raise Invalid(f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
+    if after.tokenizer is not None and after.tokenizer != before.tokenizer:
+        check_tokenizer(after.tokenizer)
     if after.prefix_characters != before.prefix_characters:
         session.execute(delete(PromptSketch).where(PromptSketch.study_id == study.id))
     study.preparation = after.model_dump(exclude_defaults=True)
     session.flush()
     return after
+
+
+def check_tokenizer(path: str) -> None:
+    """Raises Invalid for what prompts cannot be counted with."""
+    if not Path(path).is_absolute():
+        raise Invalid("Tokenizer: give the whole path, from / on.")
+    if not Path(path).is_file():
+        raise Invalid(f"Tokenizer: there is no file {path} on the server.")
+    try:
+        load_tokenizer(path)
+    except (ValueError, RuntimeError) as error:
+        raise Invalid(f"Tokenizer: {error}") from error

@@ -37,7 +37,7 @@ from app.models import (
 from app.services.bulk import among, copy_rows, next_ids
 from app.services.preparation.findings import Asked, Examiner, Findings
 from app.services.preparation.near_index import NearIndex
-from app.services.preparation.settings import PreparationSettings, settings_of
+from app.services.preparation.settings import PreparationSettings, check_tokenizer, settings_of
 from app.services.preparation.sketches import bands, jaccard, shingles
 from app.services.preparation.texts import comparison_form, prefix_hash
 from app.services.preparation.use_cases import train_on_study
@@ -117,6 +117,8 @@ class Preparation:
         self._session = session
         self._study = study
         self.settings = settings or settings_of(study)
+        if self.settings.tokenizer is not None:
+            check_tokenizer(self.settings.tokenizer)  # it was there when it was set
         self._index = None if few or not self.settings.near_similarity else NearIndex()
         self._ids = array("q")  # prompt id by number in the index
         self._prompts_of: dict[str, int] = {}  # by source user: of those met lately

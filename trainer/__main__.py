@@ -1,5 +1,7 @@
 """python -m trainer {base,sft,reward,ppo,sample} RUN_DIR: one training run, one process.
 
+python -m trainer crossvalidate RUN_DIR [--groups 5]: the labelers of a run of kind reward.
+
 Exit status: 0 done, 1 the run cannot go on (a plain sentence on standard error), 2 usage,
 75 stopped by SIGTERM with its state saved; started again, it goes on from there.
 """
@@ -11,20 +13,24 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from trainer.config import ConfigError
 from trainer.contract import EXIT_STOPPED, RUN_KINDS, ContractError, read_spec
 
+CROSSVALIDATE = "crossvalidate"
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trainer", description="One training run.")
-    parser.add_argument("kind", choices=RUN_KINDS)
+    parser.add_argument("kind", choices=(*RUN_KINDS, CROSSVALIDATE))
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--groups", type=int, default=5, help="of labelers, to cross-validate")
     given = parser.parse_args(arguments)
     try:
         spec = read_spec(given.run_dir)
-        if spec.kind != given.kind:
+        if spec.kind != ("reward" if given.kind == CROSSVALIDATE else given.kind):
             raise ContractError(f"{given.run_dir}: its spec is of kind {spec.kind}")
     except ContractError as error:
         return _refuse(error)
@@ -43,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     from trainer.metrics import TrainingError
 
     try:
-        _function(given.kind)(given.run_dir)
+        _function(given.kind, given.groups)(given.run_dir)
     except StopRequestedError as stop:
         print(stop, flush=True)
         return EXIT_STOPPED
@@ -57,7 +63,11 @@ def _refuse(error: Exception) -> int:
     return 1
 
 
-def _function(kind: str) -> Callable[[Path], None]:
+def _function(kind: str, groups: int) -> Callable[[Path], None]:
+    if kind == CROSSVALIDATE:
+        from trainer.crossvalidate import crossvalidate
+
+        return partial(crossvalidate, groups=groups)
     if kind == "base":
         from trainer.base import train_base
 

@@ -186,10 +186,11 @@ class RewardConfig(_Optimized):
     epochs: int = 1  # more overfits
     batch_prompts: int = 64
     learning_rate: float = 9e-6  # peak; cosine to 10 %
+    members: int = 1  # heads on one trunk: above 1 an ensemble, whose spread is reported
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(1, "epochs", "batch_prompts")
+        self._at_least(1, "epochs", "batch_prompts", "members")
         self._above_zero("learning_rate")
 
 

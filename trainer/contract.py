@@ -10,16 +10,17 @@ is finished, one that has none is not. Any run can be replayed without the app.
       metrics.jsonl        MetricLine, appended as the run goes on: the heartbeat's proof of life
       log.txt              stdout and stderr of the trainer, written by the app
       checkpoints/step_N/  what a killed run resumes from
-      model/               the model it made: an ordinary Hugging Face directory
+      model/               the model it made: an ordinary Hugging Face directory with its card
       completions.jsonl    what it sampled (kind "sample")
       result.json          RunResult, written last
+      crossvalidation.json of a reward run that was cross-validated: trainer.crossvalidate
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeVar, get_args
@@ -35,6 +36,7 @@ CHECKPOINTS: Final = "checkpoints"
 MODEL: Final = "model"
 COMPLETIONS: Final = "completions.jsonl"
 RESULT: Final = "result.json"
+CROSSVALIDATION: Final = "crossvalidation.json"
 
 # Exit status of a trainer that was asked to stop (SIGTERM): its state is saved, without a result.
 EXIT_STOPPED: Final = 75
@@ -87,6 +89,7 @@ class RunSpec(_Record):
     models: dict[str, str] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
     prompt_template: str = "{prompt}\n\n"  # the text a policy continues; "{prompt}" appears once
+    about: dict[str, Any] = field(default_factory=dict)  # for the model card: see trainer.card
 
     def __post_init__(self) -> None:
         if self.kind not in RUN_KINDS:
@@ -150,17 +153,29 @@ class PromptRecord(_Record):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest(_Record):
-    """Ask one policy for `n` completions of one prompt."""
+    """Ask one policy for `n` completions of one prompt.
+
+    With `best_of` b each is the one of b samples that the reward model scores highest.
+    """
 
     prompt_id: int
     prompt: str
     policy: str  # a key of RunSpec.models
     n: int = 1
+    best_of: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("n", "best_of"):
+            if getattr(self, name) < 1:
+                raise ContractError(f"SampleRequest: {name} is {getattr(self, name)}, below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionRecord(_Record):
-    """One sampled completion. `score` is the reward model's, None where none was given."""
+    """One sampled completion. `score` is the reward model's, None where none was given.
+
+    `spread` is the standard deviation of the scores of an ensemble's members.
+    """
 
     prompt_id: int
     policy: str
@@ -169,6 +184,7 @@ class CompletionRecord(_Record):
     finish_reason: FinishReason
     tokens: int
     score: float | None = None
+    spread: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +206,7 @@ class RunResult(_Record):
     model: str | None = None
     completions: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)  # tables and curves of a kind
     versions: dict[str, str] = field(default_factory=dict)  # of plumbline, torch, transformers
     seconds: float = 0.0
 
@@ -203,8 +220,11 @@ RM_ACCURACY_LOW: Final = "valid/pairwise_accuracy_low"
 RM_ACCURACY_HIGH: Final = "valid/pairwise_accuracy_high"
 RM_PAIRS: Final = "valid/pairs"
 RM_LONGER_WINS: Final = "valid/longer_wins_accuracy"
+RM_CALIBRATION_ERROR: Final = "valid/calibration_error"
+RM_SPREAD: Final = "valid/score_spread"
 RM_BIAS: Final = "reward/bias"
 PPO_SCORE: Final = "objective/score"
+PPO_SPREAD: Final = "objective/score_spread"
 PPO_REWARD: Final = "objective/reward"
 PPO_KL: Final = "objective/kl_nats"
 PPO_LENGTH: Final = "rollout/completion_tokens"
@@ -216,6 +236,17 @@ def write_json(path: Path, data: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(data, file, ensure_ascii=False, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_records(path: Path, records: Iterable[_Record]) -> None:
+    """JSONL, one record a line, whole or not there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

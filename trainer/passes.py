@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.data import Encoder, parts_of
+from trainer.ensemble import mean_and_spread
 from trainer.packing import Packed, Tree, pack
 from trainer.processes import Processes, with_last
 
@@ -118,7 +119,7 @@ def mean_language_loss(
 
 
 def scores_at(model: PreTrainedModel, packed: Packed, places: Tensor) -> Tensor:
-    """A reward model's scores (n,) at n places of a packed row."""
+    """A reward model's scores (n,) at n places of a packed row; (n, M) where it has M heads."""
     head: nn.Linear = model.score  # type: ignore[assignment]
     hidden = hidden_states(model, packed)[places.to(model.device)]
     scores: Tensor = head(hidden).squeeze(-1)
@@ -126,7 +127,10 @@ def scores_at(model: PreTrainedModel, packed: Packed, places: Tensor) -> Tensor:
 
 
 def tree_scores(model: PreTrainedModel, trees: Sequence[Tree]) -> Tensor:
-    """The score (n,) of every completion, tree after tree: that of its last token, end-of-text."""
+    """The score (n,) of every completion, tree after tree: that of its last token, end-of-text.
+
+    (n, M) where the model has M heads.
+    """
     packed = pack(trees)
     lengths = [len(completion) for _, completions in trees for completion in completions]
     ends = [p + n - 1 for p, n in zip(packed.completions, lengths, strict=True)]
@@ -136,8 +140,11 @@ def tree_scores(model: PreTrainedModel, trees: Sequence[Tree]) -> Tensor:
 @torch.no_grad()
 def score_completions(
     model: PreTrainedModel, encoder: Encoder, prompts: list[str], completions: list[str]
-) -> list[float]:
-    """The score of each completion under its prompt; neighbours with one prompt share its pass."""
+) -> tuple[list[float], list[float] | None]:
+    """(scores, spreads) of the completions, each under its prompt, spreads None but of an ensemble.
+
+    Neighbours with one prompt share its pass.
+    """
     trees: list[tuple[list[int], list[list[int]]]] = []
     for prompt, completion in zip(
         encoder.prompts(prompts), encoder.completions(completions), strict=True
@@ -145,7 +152,9 @@ def score_completions(
         if not trees or trees[-1][0] != prompt:
             trees.append((prompt, []))
         trees[-1][1].append(completion)
-    scores: list[float] = []
-    for first in range(0, len(trees), SCORED_PROMPTS):
-        scores += tree_scores(model, trees[first : first + SCORED_PROMPTS]).tolist()
-    return scores
+    parts = [
+        tree_scores(model, trees[first : first + SCORED_PROMPTS])
+        for first in range(0, len(trees), SCORED_PROMPTS)
+    ]
+    scores, spreads = mean_and_spread(torch.cat(parts))
+    return scores.tolist(), None if spreads is None else spreads.tolist()

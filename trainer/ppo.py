@@ -28,11 +28,13 @@ from trainer.contract import (
     PPO_PTX_LOSS,
     PPO_REWARD,
     PPO_SCORE,
+    PPO_SPREAD,
     ContractError,
     PromptRecord,
     TextRecord,
 )
 from trainer.data import Encoder, endless, load_records, packed_rows
+from trainer.ensemble import load_members
 from trainer.metrics import TrainingError
 from trainer.models import (
     Average,
@@ -110,6 +112,7 @@ def train_ppo(run_dir: Path) -> None:
     policy = load_policy(sources["init"], tokenizer)
     reference = load_policy(sources["reference"], tokenizer).requires_grad_(False)
     reward_model = load_reward_model(sources["reward"], tokenizer).requires_grad_(False)
+    members = load_members(reward_model, sources["reward"])
     value_model = load_reward_model(sources["reward"], tokenizer)
     for model in (policy, reward_model):
         check_context(model, max(map(len, prompts)) + config.max_completion_tokens)
@@ -175,7 +178,7 @@ def train_ppo(run_dir: Path) -> None:
         mask = rollout.mask  # (B, T)
 
         # Scores (B,), reference logprobs (B, T) and values (B, T).
-        score = torch.zeros(len(mask), device=device())
+        scored = torch.zeros(2, len(mask), device=device())  # scores, and an ensemble's spread
         reference_logprobs = torch.zeros_like(rollout.logprobs)
         old_values = torch.zeros_like(rollout.logprobs)
         with torch.no_grad(), processes.accelerator.autocast():
@@ -185,10 +188,10 @@ def train_ppo(run_dir: Path) -> None:
                     reference, episodes, config.temperature, encoder.pad
                 ).float()
                 old_values[rows] = value_passes(completion_values, episodes).float()
-                score[rows] = final_scores(reward_model, episodes).float()
-        for shared in (reference_logprobs, old_values, score):
+                scored[:, rows] = final_scores(reward_model, episodes).float()
+        for shared in (reference_logprobs, old_values, scored):
             processes.add(shared)
-        score = torch.where(rollout.finished, score, config.missing_eos_score)
+        score = torch.where(rollout.finished, scored[0], config.missing_eos_score)
 
         # Rewards and advantages, whitened over the whole batch.
         kl = ppo_math.kl_per_token(rollout.logprobs, reference_logprobs, mask)
@@ -271,6 +274,8 @@ def train_ppo(run_dir: Path) -> None:
             **{key: total / updates for key, total in seen.items()},
             LEARNING_RATE: config.policy_learning_rate * warm,
         }
+        if members > 1:
+            figures[PPO_SPREAD] = scored[1].mean().item()
         explained = ppo_math.explained_variance(old_values, returns, mask)
         if explained is not None:
             figures["ppo/explained_variance"] = explained

@@ -3,13 +3,15 @@
 A prompt with its K ranked completions is one batch element: a tree, where the prompt's tokens pass
 once and each completion once. Ties are dropped, the loss is the mean over a prompt's
 pairs. At the end a bias makes the demonstrations score 0 on average; it is stored in the model.
+
+With members above 1 the model has so many heads while it is trained (trainer.ensemble).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,18 +20,15 @@ from trainer.config import RewardConfig
 from trainer.contract import (
     LEARNING_RATE,
     LOSS,
-    RM_ACCURACY,
-    RM_ACCURACY_HIGH,
-    RM_ACCURACY_LOW,
+    MODEL,
     RM_BIAS,
-    RM_LONGER_WINS,
-    RM_PAIRS,
     ContractError,
     DemonstrationRecord,
     RankingRecord,
 )
 from trainer.data import Encoder, epoch_batches, load_records, parts_of
-from trainer.losses import clustered_accuracy, pairs_of, ranking_loss
+from trainer.ensemble import add_members, merge_members, prompt_weights, save_members
+from trainer.losses import pairs_of, ranking_loss
 from trainer.models import (
     check_context,
     load_reward_model,
@@ -39,6 +38,7 @@ from trainer.models import (
 from trainer.packing import Tree
 from trainer.passes import tree_scores
 from trainer.processes import Processes, with_last
+from trainer.reward_figures import held_out_figures
 from trainer.run import Run, cosine_to_tenth, set_learning_rate
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
 class Element:
     """One ranking: ids of the prompt and of its completions, and its (chosen, rejected) pairs."""
 
-    prompt_id: int
+    record: RankingRecord
     prompt: list[int]
     completions: list[list[int]]
     pairs: list[tuple[int, int]]
-    characters: list[int]  # the length of each completion
+    weights: list[float]  # of the prompt, for each member
 
     @property
     def tree(self) -> Tree:
@@ -64,17 +64,19 @@ class Element:
         return len(self.prompt) + sum(map(len, self.completions))
 
 
-def elements_of(records: list[RankingRecord], encoder: Encoder) -> list[Element]:
+def elements_of(
+    records: list[RankingRecord], encoder: Encoder, *, members: int = 1, seed: int = 0
+) -> list[Element]:
     """Rankings as batch elements; those of ties only have no pair and are left out."""
     prompts = encoder.prompts([r.prompt for r in records])
     flat = iter(encoder.completions([c for r in records for c in r.completions]))
     elements = [
         Element(
-            record.prompt_id,
+            record,
             prompt,
             [next(flat) for _ in record.completions],
             pairs_of(record.groups),
-            [len(c) for c in record.completions],
+            prompt_weights(seed, record.prompt_id, members),
         )
         for record, prompt in zip(records, prompts, strict=True)
     ]
@@ -99,20 +101,21 @@ def batch_loss(
 
 
 def mean_loss(model: PreTrainedModel, elements: list[Element]) -> torch.Tensor:
-    """Eq. 1 on elements that go through the model in one pass."""
+    """Eq. 1 on elements that go through the model in one pass, the mean over its heads."""
     chosen: list[int] = []
     rejected: list[int] = []
-    weights: list[float] = []
+    weights: list[list[float]] = []
     first = 0
     for element in elements:
         chosen += [first + i for i, _ in element.pairs]
         rejected += [first + j for _, j in element.pairs]
-        weights += [1 / len(element.pairs)] * len(element.pairs)
+        share = len(element.pairs) * len(elements) * len(element.weights)
+        weights += [[weight / share for weight in element.weights]] * len(element.pairs)
         first += len(element.completions)
     scores = tree_scores(model, [element.tree for element in elements])
     to = scores.device
     return ranking_loss(
-        scores,
+        scores.view(len(scores), -1),
         torch.tensor(chosen, device=to),
         torch.tensor(rejected, device=to),
         torch.tensor(weights, device=to),
@@ -120,45 +123,29 @@ def mean_loss(model: PreTrainedModel, elements: list[Element]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def held_out_figures(
+def member_scores(
     model: PreTrainedModel, elements: list[Element], pass_tokens: int
-) -> dict[str, float]:
-    """Pairwise accuracy with its interval, clustered by prompt, and "the longer wins" beside it."""
-    won: dict[int, list[float]] = {}
-    longer: dict[int, list[float]] = {}
+) -> list[list[list[float]]]:
+    """For each element, for each of its completions, the score of each head."""
+    found: list[list[list[float]]] = [[] for _ in elements]
     for part in parts_of([e.length for e in elements], pass_tokens):
-        batch = [elements[i] for i in part]
-        scores = iter(tree_scores(model, [e.tree for e in batch]).tolist())
-        for element in batch:
-            own = [next(scores) for _ in element.completions]
-            for i, j in element.pairs:
-                won.setdefault(element.prompt_id, []).append(_win(own[i], own[j]))
-                longer.setdefault(element.prompt_id, []).append(
-                    _win(element.characters[i], element.characters[j])
-                )
-    share, low, high = clustered_accuracy(list(won.values()))
-    return {
-        RM_ACCURACY: share,
-        RM_ACCURACY_LOW: low,
-        RM_ACCURACY_HIGH: high,
-        RM_PAIRS: float(sum(map(len, won.values()))),
-        RM_LONGER_WINS: clustered_accuracy(list(longer.values()))[0],
-    }
-
-
-def _win(chosen: float, rejected: float) -> float:
-    return 0.5 if chosen == rejected else float(chosen > rejected)
+        scores = tree_scores(model, [elements[i].tree for i in part])
+        rows = iter(scores.view(len(scores), -1).tolist())
+        for i in part:
+            found[i] = [next(rows) for _ in elements[i].completions]
+    return found
 
 
 @torch.no_grad()
-def demonstration_mean(
+def demonstration_means(
     model: PreTrainedModel, demonstrations: list[tuple[list[int], list[int]]], pass_tokens: int
-) -> float:
-    """Mean score of (prompt ids, completion ids)."""
-    total = 0.0
+) -> torch.Tensor:
+    """Mean score (M,) of (prompt ids, completion ids), by head."""
+    total = torch.zeros(())
     for part in parts_of([len(p) + len(c) for p, c in demonstrations], pass_tokens):
         trees = [(demonstrations[i][0], [demonstrations[i][1]]) for i in part]
-        total += float(tree_scores(model, trees).sum())
+        scores = tree_scores(model, trees)
+        total = total + scores.view(len(scores), -1).sum(0).cpu()
     return total / len(demonstrations)
 
 
@@ -182,11 +169,17 @@ def train_reward(run_dir: Path) -> None:
         max_prompt_tokens=config.max_prompt_tokens,
         max_completion_tokens=config.max_completion_tokens,
     )
-    train = elements_of([r for r in records if r.split == "train"], encoder)
+    train = elements_of(
+        [r for r in records if r.split == "train"],
+        encoder,
+        members=config.members,
+        seed=run.spec.seed,
+    )
     valid = elements_of([r for r in records if r.split == "valid"], encoder)
     if not train:
         raise ContractError("there is no ranking of split 'train' with a pair that is not a tie")
     model = load_reward_model(source, tokenizer, new_head=True)
+    add_members(model, config.members)
     check_context(model, max(len(e.prompt) + max(map(len, e.completions)) for e in train + valid))
     optimizer: torch.optim.Optimizer = torch.optim.Adam(
         model.parameters(),
@@ -219,18 +212,28 @@ def train_reward(run_dir: Path) -> None:
         metrics.write(done, {LOSS: loss, LEARNING_RATE: rate, "train/gradient_norm": norm.item()})
         checkpoints.after(done)
 
-    figures = {"train/rankings": float(len(train))}
-    if valid:
-        figures |= held_out_figures(model, valid, config.pass_tokens)
+    last = {"train/rankings": float(len(train))}
+    figures: dict[str, Any] = {}
+    biases = torch.full((config.members,), float(model.config.reward_bias))
     if demonstrations:
         prompts = encoder.prompts([d.prompt for d in demonstrations])
         completions = encoder.completions([d.completion for d in demonstrations])
         pairs = list(zip(prompts, completions, strict=True))
-        bias = float(model.config.reward_bias) - demonstration_mean(
-            model, pairs, config.pass_tokens
+        biases = biases - demonstration_means(model, pairs, config.pass_tokens)
+    if valid:
+        shifts = (biases - float(model.config.reward_bias)).tolist()
+        scores = member_scores(model, valid, config.pass_tokens)
+        held_out, of_one_number = held_out_figures(
+            [e.record for e in valid],
+            [[[s + b for s, b in zip(row, shifts, strict=True)] for row in own] for own in scores],
         )
-        model.config.reward_bias = bias
-        figures[RM_BIAS] = bias
-    metrics.write(total, figures, phase="valid")
+        figures = asdict(held_out)
+        last |= of_one_number
+    members = merge_members(model, biases)
+    if demonstrations:
+        last[RM_BIAS] = float(model.config.reward_bias)
+    metrics.write(total, last, phase="valid")
     run.save(model, tokenizer)
-    run.finish(figures)
+    if run.processes.main:
+        save_members(run_dir / MODEL, members)
+    run.finish(last, figures=figures)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.data import pad_left, parts_of
+from trainer.ensemble import mean_and_spread
 from trainer.losses import token_logprobs
 from trainer.models import device
 from trainer.packing import Packed, pack
@@ -213,8 +214,9 @@ def completion_values(value_model: PreTrainedModel, episodes: Episodes) -> Tenso
 
 
 def final_scores(reward_model: PreTrainedModel, episodes: Episodes) -> Tensor:
-    """Scores (B,) at each completion's last token."""
-    return scores_at(reward_model, episodes.packed, episodes.last)
+    """(2, B): scores at each completion's last token, and their spread, 0 but of an ensemble."""
+    scores, spread = mean_and_spread(scores_at(reward_model, episodes.packed, episodes.last))
+    return torch.stack([scores, torch.zeros_like(scores) if spread is None else spread])
 
 
 def additive(allowed: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from trainer.card import write_card
 from trainer.checkpoint import Checkpoints, Part
 from trainer.config import _Config
 from trainer.contract import (
@@ -94,8 +95,14 @@ class Run:
         if self.processes.main:
             save_model(self.directory / MODEL, model, tokenizer)
 
-    def finish(self, metrics: dict[str, float], *, completions: str | None = None) -> None:
-        """Write result.json, the last file of a run."""
+    def finish(
+        self,
+        metrics: dict[str, float],
+        *,
+        completions: str | None = None,
+        figures: dict[str, Any] | None = None,
+    ) -> None:
+        """Write the card of its model, and result.json, the last file of a run."""
         if not self.processes.main:
             return
         result = RunResult(
@@ -103,9 +110,12 @@ class Run:
             model=None if completions else MODEL,
             completions=completions,
             metrics=metrics,
+            figures=figures or {},
             versions=_versions(),
             seconds=round(time.monotonic() - self.started, 3),
         )
+        if result.model is not None:
+            write_card(self.directory, self.spec, result)
         write_json(self.directory / RESULT, result.to_json())
 
 

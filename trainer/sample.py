@@ -1,25 +1,35 @@
 """sample: completions of the policies of a spec, scored where it names a reward model.
 
+A request with best_of b draws b samples for each completion, and the reward model's favourite is
+it: a policy at most log b - (b - 1)/b nats from the one that is sampled (Stiennon et al. 2020).
+
 Requests are grouped by policy and by length; the n completions of one prompt share its prefill.
 Every batch has its own seed, so a resumed run writes what an uninterrupted one would have written.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from trainer.config import SampleConfig
-from trainer.contract import COMPLETIONS, CompletionRecord, ContractError, SampleRequest
+from trainer.contract import (
+    COMPLETIONS,
+    CompletionRecord,
+    ContractError,
+    SampleRequest,
+    write_records,
+)
 from trainer.data import Encoder, load_records
+from trainer.ensemble import load_members
 from trainer.models import (
     check_context,
     load_policy,
@@ -35,20 +45,31 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 REWARD = "reward"
-Work = tuple[int, int, int]  # request, index of its first completion here, how many
+Work = tuple[int, int, int]  # request, number of its first sample here, how many
 
 
 class Done:
     """The completions so far, by (request, index): the state that a checkpoint keeps."""
 
     def __init__(self) -> None:
-        self.records: list[tuple[int, dict[str, Any]]] = []
+        self.records: dict[tuple[int, int], CompletionRecord] = {}
+
+    def offer(self, request: int, record: CompletionRecord) -> None:
+        """Keep the record, unless one with the same place and no lower score is kept already."""
+        kept = self.records.get((request, record.index))
+        if kept is None or _score(record) > _score(kept):
+            self.records[request, record.index] = record
 
     def state_dict(self) -> dict[str, Any]:
-        return {"records": self.records}
+        return {"records": [[request, r.to_json()] for (request, _), r in self.records.items()]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.records = state_dict["records"]
+        records = [(i, CompletionRecord.from_json(r)) for i, r in state_dict["records"]]
+        self.records = {(request, record.index): record for request, record in records}
+
+
+def _score(record: CompletionRecord) -> float:
+    return -math.inf if record.score is None else record.score
 
 
 def plan(requests: list[SampleRequest], lengths: list[int], size: int) -> Iterator[list[Work]]:
@@ -59,8 +80,9 @@ def plan(requests: list[SampleRequest], lengths: list[int], size: int) -> Iterat
         room = size
         for i in group:
             first = 0
-            while first < requests[i].n:
-                count = min(room, requests[i].n - first)
+            draws = requests[i].n * requests[i].best_of
+            while first < draws:
+                count = min(room, draws - first)
                 batch.append((i, first, count))
                 first += count
                 room -= count
@@ -110,6 +132,11 @@ def run_sample(run_dir: Path) -> None:
             raise ContractError(
                 f"prompt {request.prompt_id}: models names no policy {request.policy!r}"
             )
+        if request.best_of > 1 and (REWARD not in run.spec.models or config.temperature == 0):
+            raise ContractError(
+                f"prompt {request.prompt_id}: the best of {request.best_of} samples needs a reward "
+                "model to choose, and a temperature above 0"
+            )
     # Lengths in characters, so that the plan is the same whatever the policies' tokenizers are.
     batches = list(plan(requests, [len(r.prompt) for r in requests], config.batch_completions))
     policies = Policies(run, config)
@@ -118,6 +145,7 @@ def run_sample(run_dir: Path) -> None:
         source = model_source(run.spec, REWARD)
         reward_encoder = encoder_for(run, config, source)
         reward_model = load_reward_model(source, reward_encoder.tokenizer)
+        load_members(reward_model, source)
     done = Done()
     start, checkpoints, metrics = run.resume(
         {"done": done}, total_steps=len(batches), seconds=config.checkpoint_seconds
@@ -152,22 +180,24 @@ def run_sample(run_dir: Path) -> None:
         sampled = [one for several in run.processes.together(shares) for one in several]
         texts = encoder.tokenizer.batch_decode([s.ids for s in sampled], skip_special_tokens=True)
         owners = [(i, first + k) for i, first, count in batch for k in range(count)]
-        scores: list[float | None] = [None] * len(texts)
+        scores: list[float] | None = None
+        spreads: list[float] | None = None
         if reward_model is not None and reward_encoder is not None:
-            scores[:] = score_completions(
+            scores, spreads = score_completions(
                 reward_model, reward_encoder, [requests[i].prompt for i, _ in owners], texts
             )
-        for row, (i, index) in enumerate(owners):
+        for row, (i, draw) in enumerate(owners):
             record = CompletionRecord(
                 prompt_id=requests[i].prompt_id,
                 policy=requests[i].policy,
-                index=index,
+                index=draw // requests[i].best_of,
                 text=texts[row],
                 finish_reason="stop" if sampled[row].finished else "length",
                 tokens=len(sampled[row].ids),
-                score=scores[row],
+                score=None if scores is None else scores[row],
+                spread=None if spreads is None else spreads[row],
             )
-            done.records.append((i, record.to_json()))
+            done.offer(i, record)
         tokens = sum(len(s.ids) for s in sampled)
         metrics.write(
             step + 1,
@@ -180,23 +210,14 @@ def run_sample(run_dir: Path) -> None:
         )
         checkpoints.after(step + 1)
 
-    records = [r for _, r in sorted(done.records, key=lambda pair: (pair[0], pair[1]["index"]))]
+    records = [done.records[place] for place in sorted(done.records)]
     if run.processes.main:
-        write_completions(run_dir / COMPLETIONS, records)
+        write_records(run_dir / COMPLETIONS, records)
     figures = {"sample/completions": float(len(records))}
     for name in names:
-        theirs = [r["score"] for r in records if r["policy"] == name]
-        if theirs and theirs[0] is not None:
-            figures[f"score/{name}"] = sum(theirs) / len(theirs)
+        theirs = [r for r in records if r.policy == name]
+        for key in ("score", "spread"):
+            values = [getattr(r, key) for r in theirs]
+            if values and values[0] is not None:
+                figures[f"{key}/{name}"] = fmean(values)
     run.finish(figures, completions=COMPLETIONS)
-
-
-def write_completions(path: Path, records: list[dict[str, Any]]) -> None:
-    """JSONL, in the order of the requests, whole or not there."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -42,7 +42,7 @@ from trainer.models import load_reward_model, load_tokenizer
 from trainer.passes import score_completions
 from trainer.ppo import train_ppo
 from trainer.reward import train_reward
-from trainer.sample import run_sample
+from trainer.sample import Done, run_sample
 from trainer.sft import train_sft
 
 pytestmark = pytest.mark.train
@@ -258,9 +258,81 @@ def test_sample_answers_every_request_in_order(
         ),
         [prompt_of[r.prompt_id] for r in records],
         [r.text for r in records],
-    )
+    )[0]
     assert [r.score for r in records] == pytest.approx(expected, abs=1e-4)
     assert max(expected) - min(expected) > 0.01
+
+
+def test_the_best_of_n_is_what_the_reward_model_scores_highest(
+    base_run: Path, reward_run: Path, make_run: MakeRun
+) -> None:
+    base = str(base_run / "model")
+    requests = [
+        {"prompt_id": i, "prompt": p, "policy": policy, "n": 2, "best_of": best_of}
+        for policy, best_of in (("base", 1), ("best-of-8 of base", 8))
+        for i, p in enumerate(prompts()[:6])
+    ]
+    run = make_run(
+        "sample",
+        kind="sample",
+        models={"base": base, "best-of-8 of base": base, "reward": str(reward_run / "model")},
+        data={"requests": requests},
+        config={"max_completion_tokens": 16, "batch_completions": 12, "checkpoint_seconds": 0},
+    )
+    stopped = start_trainer("sample", run)
+    wait_for_steps(run, 4)  # in the middle of a prompt's sixteen samples
+    stopped.kill()
+    stopped.wait(60)
+    run_sample(run)
+    records = list(read_records(run / "completions.jsonl", CompletionRecord))
+    assert [(r.prompt_id, r.policy, r.index) for r in records] == [
+        (q["prompt_id"], q["policy"], k) for q in requests for k in (0, 1)
+    ]
+    result = read_result(run)
+    assert result is not None
+    plain, best = result.metrics["score/base"], result.metrics["score/best-of-8 of base"]
+    assert best > plain + 0.1
+    kept = [r.score for r in records if r.policy != "base"]
+    assert best == pytest.approx(sum(score for score in kept if score is not None) / 12)
+
+
+def test_the_best_of_samples_is_kept_and_the_first_where_they_are_even() -> None:
+    done = Done()
+    for text, score in (("a", 0.5), ("b", 2.0), ("c", 2.0), ("d", -1.0)):
+        done.offer(
+            3,
+            CompletionRecord(
+                prompt_id=1,
+                policy="x",
+                index=0,
+                text=text,
+                finish_reason="stop",
+                tokens=1,
+                score=score,
+            ),
+        )
+    again = Done()
+    again.load_state_dict(json.loads(json.dumps(done.state_dict())))
+    assert [record.text for record in again.records.values()] == ["b"]
+    assert again.records == done.records
+
+
+@pytest.mark.parametrize("change", [{"models": ["a"]}, {"config": {"temperature": 0.0}}])
+def test_the_best_of_n_needs_a_choice(
+    base_run: Path, reward_run: Path, make_run: MakeRun, change: dict[str, Any]
+) -> None:
+    sources = {"a": str(base_run / "model"), "reward": str(reward_run / "model")}
+    run = make_run(
+        "sample",
+        kind="sample",
+        models={name: sources[name] for name in change.get("models", sources)},
+        data={
+            "requests": [{"prompt_id": 1, "prompt": "?", "policy": "a", "n": 1, "best_of": 4}],
+        },
+        config=change.get("config", {}),
+    )
+    with pytest.raises(ContractError, match="the best of 4 samples needs a reward model"):
+        run_sample(run)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import torch
 from torch import tensor
 
 from trainer.losses import (
-    clustered_accuracy,
     pairs_of,
     ranking_loss,
     token_logprobs,
@@ -35,29 +34,10 @@ def test_ranking_loss_is_a_mean_over_pairs_then_over_prompts() -> None:
         scores,
         chosen=tensor([0, 2, 2, 3]),
         rejected=tensor([1, 3, 4, 4]),
-        weights=tensor([1.0, 1 / 3, 1 / 3, 1 / 3]),
+        weights=tensor([1 / 2, 1 / 6, 1 / 6, 1 / 6]),
     )
     expected = (math.log(1 + math.exp(-1)) + math.log(2)) / 2
     assert loss.item() == pytest.approx(expected)
-
-
-def test_clustered_accuracy_by_hand() -> None:
-    share, low, high = clustered_accuracy([[1, 1], [1, 0], [0, 0], [1, 0.5, 0]])
-    # 4.5 of 9 pairs. Sums minus share * counts: 1, 0, -1, 0, so 4/3 * 2, its root over 9.
-    error = math.sqrt(4 / 3 * 2) / 9
-    assert share == 0.5
-    assert low == pytest.approx(0.5 - 1.96 * error)
-    assert high == pytest.approx(0.5 + 1.96 * error)
-
-
-def test_pairs_of_one_prompt_are_no_sample() -> None:
-    assert clustered_accuracy([[1.0] * 100]) == (1.0, 0.0, 1.0)
-
-
-def test_many_pairs_of_a_prompt_do_not_narrow_the_interval() -> None:
-    few = clustered_accuracy([[1.0], [0.0], [1.0], [1.0]])
-    many = clustered_accuracy([[1.0] * 36, [0.0] * 36, [1.0] * 36, [1.0] * 36])
-    assert many == pytest.approx(few)
 
 
 def test_cosine_ends_at_a_tenth() -> None:

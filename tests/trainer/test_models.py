@@ -100,7 +100,7 @@ def test_demonstrations_score_zero_on_average(reward_run: Path, reward_model: An
         encoder_of(load_tokenizer(str(reward_run / "model"))),
         [d["prompt"] for d in train],
         [d["completion"] for d in train],
-    )
+    )[0]
     assert sum(scores) / len(scores) == pytest.approx(0, abs=1e-5)
     assert abs(reward_model.config.reward_bias) > 0.01  # without it they would not
 
@@ -186,7 +186,7 @@ def test_parts_cover_every_episode_and_change_nothing(
         return (
             completion_logprobs(base_model[0], episodes, 1.0, pad),
             completion_values(reward_model, episodes),
-            final_scores(reward_model, episodes),
+            final_scores(reward_model, episodes)[0],
         )
 
     whole = figures(every)

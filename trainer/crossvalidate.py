@@ -1,0 +1,151 @@
+"""crossvalidate: does a reward model learn more than the taste of the labelers that it read?
+
+As in the paper (section 4.1): the labelers of a run are divided into groups; for
+each a reward model is trained on the rankings of all the others, and is tested on validation
+prompts, once on the group that it has not read and once on those that it has. Prompts of both tests
+are new to it, so that labelers are the only difference.
+
+Each fold is a run of kind "reward" in RUN_DIR/crossvalidation, which is where a stopped command
+goes on. An ensemble's members are left out: they would change nothing but the time.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from trainer.contract import (
+    CHECKPOINTS,
+    CROSSVALIDATION,
+    DATA,
+    MODEL,
+    SPEC,
+    ContractError,
+    RankingRecord,
+    RunResult,
+    RunSpec,
+    read_result,
+    read_spec,
+    write_json,
+    write_records,
+)
+from trainer.data import load_records
+
+FOLDS = "crossvalidation"
+
+
+def labeler_groups(records: Sequence[RankingRecord], count: int) -> list[set[str]]:
+    """Labelers in `count` groups of about as many rankings: the largest goes to the smallest group.
+
+    Raises ContractError where there are fewer labelers, or nothing to train or test a fold on.
+    """
+    if count < 2:
+        raise ContractError(f"{count} groups of labelers: 2 are the least")
+    rankings = Counter(record.labeler for record in records)
+    if len(rankings) < count:
+        raise ContractError(
+            f"the rankings are of {len(rankings)} labelers, too few for {count} groups: "
+            "ask for fewer with --groups"
+        )
+    groups: list[set[str]] = [set() for _ in range(count)]
+    sizes = [0] * count
+    for labeler, number in sorted(rankings.items(), key=lambda item: (-item[1], item[0])):
+        smallest = sizes.index(min(sizes))
+        groups[smallest].add(labeler)
+        sizes[smallest] += number
+    compared = [record for record in records if len(record.groups) > 1]
+    for group in groups:
+        names = ", ".join(sorted(group))
+        if not any(r.split == "valid" and r.labeler in group for r in compared):
+            raise ContractError(f"{names}: no ranking of split 'valid'; ask for fewer --groups")
+        if not any(r.split == "train" and r.labeler not in group for r in compared):
+            raise ContractError(f"without {names} there is no ranking of split 'train'")
+    return groups
+
+
+def crossvalidate(run_dir: Path, groups: int = 5) -> None:
+    """Train and test all folds of a run of kind "reward"; print the table and write it."""
+    spec = read_spec(run_dir)
+    records = load_records(run_dir, spec, "rankings", RankingRecord)
+    folds: list[dict[str, Any]] = []
+    for number, group in enumerate(labeler_groups(records, groups), 1):
+        print(f"fold {number} of {groups}: without {', '.join(sorted(group))}", flush=True)
+        result = _fold(run_dir / FOLDS / f"{number}_of_{groups}", spec, records, group)
+        folds.append(fold_figures(result, group))
+    table = summary(folds)
+    write_json(run_dir / CROSSVALIDATION, table)
+    print(as_text(table), flush=True)
+
+
+def _fold(
+    directory: Path, spec: RunSpec, records: Sequence[RankingRecord], group: set[str]
+) -> RunResult:
+    """The result of the fold, from an earlier start of the command where it got so far."""
+    from trainer.reward import train_reward
+
+    models = {name: source for name, source in spec.models.items() if name == "init"}
+    fold = replace(
+        spec,
+        config={**spec.config, "members": 1},
+        models=models,
+        data={"rankings": "rankings.jsonl"},
+        about={},
+    )
+    (directory / DATA).mkdir(parents=True, exist_ok=True)
+    if (directory / SPEC).exists() and read_spec(directory) != fold:
+        raise ContractError(f"{directory}: of another spec.json; remove it to start over")
+    chosen = (r for r in records if r.split == "valid" or r.labeler not in group)
+    write_records(directory / DATA / "rankings.jsonl", chosen)
+    write_json(directory / SPEC, fold.to_json())
+    result = read_result(directory)
+    if result is None:
+        train_reward(directory)
+        result = read_result(directory)
+        assert result is not None
+    for part in (MODEL, CHECKPOINTS):  # only the figures are wanted
+        shutil.rmtree(directory / part, ignore_errors=True)
+    return result
+
+
+def fold_figures(result: RunResult, group: set[str]) -> dict[str, Any]:
+    """A fold's accuracy on its group and on the other labelers, from its figures by labeler."""
+    parts = {"held_out": group, "own": {r["name"] for r in result.figures["by_labeler"]} - group}
+    fold: dict[str, Any] = {"labelers": len(group)}
+    for part, labelers in parts.items():
+        rows = [r for r in result.figures["by_labeler"] if r["name"] in labelers]
+        comparisons = sum(r["comparisons"] for r in rows)
+        won = sum(r["rate"] * r["comparisons"] for r in rows)
+        fold[part] = {"rate": won / comparisons, "comparisons": comparisons}
+    return fold
+
+
+def summary(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """{"folds", "held_out", "own"}, the last two with their mean over folds and standard error."""
+    table: dict[str, Any] = {"folds": list(folds)}
+    for part in ("held_out", "own"):
+        rates = [fold[part]["rate"] for fold in folds]
+        error = stdev(rates) / math.sqrt(len(rates))
+        table[part] = {"mean": fmean(rates), "standard_error": error}
+    return table
+
+
+def as_text(table: dict[str, Any]) -> str:
+    """The table for a terminal; the paper's figures below it."""
+    lines = ["fold  labelers  held-out labelers     own labelers"]
+    for number, fold in enumerate(table["folds"], 1):
+        shown = [
+            f"{fold[part]['rate']:7.1%} of {fold[part]['comparisons']:<7}"
+            for part in ("held_out", "own")
+        ]
+        lines.append(f"{number:4}  {fold['labelers']:8}  {shown[0]:20}  {shown[1]}")
+    for part, name in (("held_out", "held-out"), ("own", "own")):
+        mean, error = table[part]["mean"], table[part]["standard_error"]
+        lines.append(f"{name} labelers: {100 * mean:.1f} ± {100 * error:.1f} %")
+    lines.append("InstructGPT (section 4.1): held-out 69.6 ± 0.9 %, own 72.4 ± 0.4 %")
+    return "\n".join(lines)

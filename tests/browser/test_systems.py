@@ -164,3 +164,8 @@ def test_a_system_from_its_first_try_to_its_completions(
     shot(page, "systems", scripts=scripts)
     page.goto(f"{live_url}/studies/alpha/batches/new/ranking")
     expect(page.get_by_label(name)).to_be_visible()
+    no_violations(page, scripts=scripts)
+    page.goto(f"{live_url}/studies/alpha/rounds/new")
+    page.get_by_label(name).check()
+    no_violations(page, scripts=scripts)
+    shot(page, "round-baselines", scripts=scripts)

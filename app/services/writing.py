@@ -10,7 +10,9 @@ import hmac
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from app.errors import Invalid
@@ -33,6 +35,8 @@ from app.services.prompts import PromptRow, add_prompts
 from app.services.writing_forms import PromptAnswers
 
 MAX_BRIEF = 2_000
+COMING_IN = "A file of prompts is coming in. What you wrote is kept: submit it in a minute."
+WAIT = "3s"  # for the study, before a labeler is asked to try again
 
 
 def create_writing_batch(
@@ -75,18 +79,34 @@ def source_of(study: Study, user_id: int) -> str:
 
 
 def refuse_duplicate(session: Session, study: Study, answers: PromptAnswers) -> None:
-    """Raises FormProblems if the study has this text already.
+    """Raises FormProblems if the study has this text already, or a file is being imported.
 
     The study stays locked until the transaction ends: nobody stores the text in the meantime.
     """
-    session.refresh(study, ["split_key"], with_for_update={"key_share": True})
+    field = "instruction" if answers.few_shot else "prompt_text"
+    if not _lock(session, study):
+        raise FormProblems({field: COMING_IN})
     sha256 = PromptRow(text=answers.text).sha256
     known = select(Prompt.id).where(Prompt.study_id == study.id, Prompt.text_sha256 == sha256)
     if session.scalar(known) is not None:
-        field = "instruction" if answers.few_shot else "prompt_text"
         raise FormProblems(
             {field: "The study has this very prompt already. Change it, or write another one."}
         )
+
+
+def _lock(session: Session, study: Study) -> bool:
+    """Whether the study could be locked in WAIT. An import holds it to its end, which may take
+    minutes: until then nobody knows what the new prompt is nearly the same as."""
+    try:
+        with session.begin_nested():
+            session.execute(text(f"SET LOCAL lock_timeout = '{WAIT}'"))
+            session.refresh(study, ["split_key"], with_for_update={"key_share": True})
+            session.execute(text("SET LOCAL lock_timeout = DEFAULT"))
+    except OperationalError as error:
+        if not isinstance(error.orig, LockNotAvailable):
+            raise
+        return False
+    return True
 
 
 def store_prompt(

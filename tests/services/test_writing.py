@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
 
 from app.errors import Conflict, Invalid
@@ -23,7 +23,7 @@ from app.models import (
     WritingStyle,
     WrittenPrompt,
 )
-from app.services import corrections, labels
+from app.services import corrections, labels, writing
 from app.services.batches import create_demonstration_batch
 from app.services.drafts import save_draft
 from app.services.label_forms import FormProblems, field_names
@@ -279,3 +279,22 @@ def test_the_forms_fields_are_what_a_draft_keeps(session: Session, study: Study)
     [task] = make.tasks_of(session, batch)
     assert {"instruction", "query_6", "response_6", "final_query"} < field_names(task, [])
     assert not {"prompt_text", "query_7", "text"} & field_names(task, [])
+
+
+def test_while_a_file_comes_in_a_labeler_is_asked_to_wait(
+    fresh_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "WAIT", "50ms")
+    with Session(fresh_engine) as session:
+        study = make.make_study(session)
+        session.commit()
+        answers = parse_prompt({"prompt_text": "Say 1.", "use_case": "chat"}, WritingStyle.plain)
+        with Session(fresh_engine) as importing:
+            importing.refresh(
+                importing.get_one(Study, study.id), ["id"], with_for_update={"key_share": True}
+            )
+            with pytest.raises(FormProblems, match="submit it in a minute"):
+                writing.refuse_duplicate(session, study, answers)
+            assert session.scalar(select(func.count(Prompt.id))) == 0  # the transaction goes on
+        writing.refuse_duplicate(session, study, answers)
+        assert session.scalar(text("SHOW lock_timeout")) == "0"

@@ -7,13 +7,14 @@ that is lost after the commit is harmless: rows are the queue, and the sweep loo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Any
 
 from fastapi import Depends
+from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import BigInteger, DateTime, Engine, Identity, MetaData, create_engine, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -89,18 +90,40 @@ def task_session(engine: Engine | None = None) -> Iterator[Session]:
     with Session(engine or get_engine(), expire_on_commit=False) as session:
         try:
             yield session
-            session.commit()
         except BaseException:
-            session.rollback()
-            session.info.pop(OUTBOX, None)
+            _give_up(session)
             raise
-        _send_outbox(session)
+        _finish(session)
 
 
-def get_session() -> Iterator[Session]:
-    """The request's session. Use as `Depends(get_session, scope="function")`, see DbSession."""
-    with task_session() as session:
+def _finish(session: Session) -> None:
+    """Commit, send what waits for it, and give the connection back."""
+    try:
+        session.commit()
+    except BaseException:
+        _give_up(session)
+        raise
+    session.close()
+    _send_outbox(session)
+
+
+def _give_up(session: Session) -> None:
+    session.info.pop(OUTBOX, None)
+    session.close()  # rolls back
+
+
+async def get_session() -> AsyncIterator[Session]:
+    """The request's session. Use as `Depends(get_session, scope="function")`, see DbSession.
+
+    A session connects when it is first used, which is in a thread; so does what ends it.
+    """
+    session = Session(get_engine(), expire_on_commit=False)
+    try:
         yield session
+    except BaseException:
+        await run_in_threadpool(_give_up, session)
+        raise
+    await run_in_threadpool(_finish, session)
 
 
 # scope="function": the default scope would send the 200 before a commit that may still fail.

@@ -6,22 +6,23 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Form, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from markupsafe import Markup
+from sqlalchemy.orm import joinedload
 
 from app.db import DbSession
 from app.errors import Conflict, wants_json
-from app.models import Assignment, AssignmentState, Membership, Study
+from app.models import Assignment, AssignmentState, Membership
 from app.render import page
-from app.routes.deps import CurrentUser, LabelerMembership
-from app.services import assignments, corrections, drafts, flags, label_queue, labels, people
+from app.routes.deps import CurrentUser, LabelerMembership, current_user
+from app.services import assignments, corrections, drafts, label_queue, labels, people
 from app.services.label_forms import SKIP_REASONS, FormProblems, clean_fields
-from app.services.label_pages import assignment_page, guidelines_html
+from app.services.label_pages import Frame, assignment_page, frame_of
+from app.services.markdown import render_markdown
 
 router = APIRouter()
 
 
-def own_assignment(public_id: str, user: CurrentUser, session: DbSession) -> Assignment:
-    return assignments.find_assignment(session, user, public_id)
+def own_assignment(request: Request, public_id: str, session: DbSession) -> Assignment:
+    return assignments.find_assignment(session, current_user(request, session), public_id)
 
 
 OwnAssignment = Annotated[Assignment, Depends(own_assignment)]
@@ -37,20 +38,14 @@ async def form_fields(request: Request) -> dict[str, str]:
 FormFields = Annotated[dict[str, str], Depends(form_fields)]
 
 
-def labeler_context(session: DbSession, membership: Membership) -> dict[str, Any]:
+def labeler_context(membership: Membership, frame: Frame) -> dict[str, Any]:
     """What the frame of every labeler's page shows."""
-    return {
-        "study": membership.study,
-        "today": assignments.submitted_today(session, membership),
-        "unseen": flags.unseen_answers(session, membership),
-    }
+    return {"study": membership.study, "today": frame.today, "unseen": frame.unseen}
 
 
 def membership_of(session: DbSession, assignment: Assignment) -> Membership:
     key = (assignment.study_id, assignment.user_id)
-    membership = session.get_one(Membership, key)
-    membership.study = session.get_one(Study, assignment.study_id)
-    return membership
+    return session.get_one(Membership, key, options=[joinedload(Membership.study)])
 
 
 def _render(
@@ -64,13 +59,14 @@ def _render(
     status: int = 200,
 ) -> Response:
     membership = membership_of(session, assignment)
-    shown = assignment_page(session, assignment, fields)
-    context: dict[str, Any] = labeler_context(session, membership) | {
+    frame = frame_of(session, membership)
+    shown = assignment_page(session, assignment, frame, fields)
+    context: dict[str, Any] = labeler_context(membership, frame) | {
         "page": shown,
         "problems": problems or {},
         "refused": refused,
         "skip_reasons": SKIP_REASONS,
-        "guidelines": Markup(guidelines_html(session, membership.study)),
+        "guidelines": render_markdown(frame.guidelines.markdown),
     }
     template = "label/lost.html" if refused else f"label/{shown.kind}.html"
     return page(request, template, context, status=status)
@@ -81,12 +77,13 @@ def _onward(
 ) -> Response:
     """To what is next: a page, or where it is for a script that may have it already."""
     membership = membership_of(session, assignment)
+    following = label_queue.go_on(session, membership, take=not wants_json(request))
     start = f"/label/{membership.study.slug}"
+    location = f"/assignments/{following.public_id}" if following else start
     if not wants_json(request):
-        return RedirectResponse(start, status_code=303)
-    following = label_queue.go_on(session, membership)
+        return RedirectResponse(location, status_code=303)
     answer = {
-        "location": f"/assignments/{following.public_id}" if following else start,
+        "location": location,
         "seconds_left": following and assignments.lease_of(session, following).seconds_left,
         "stored": stored,
         "today": assignments.submitted_today(session, membership),
@@ -129,18 +126,17 @@ def work(request: Request, session: DbSession, membership: LabelerMembership) ->
 def _no_work(
     request: Request, session: DbSession, membership: Membership, *, waits: bool
 ) -> Response:
-    context = labeler_context(session, membership) | {"waits": waits}
+    context = labeler_context(membership, frame_of(session, membership)) | {"waits": waits}
     return page(request, "label/no_work.html", context)
 
 
 @router.post("/label/{slug}/ahead")
-def ahead(
-    request: Request, session: DbSession, user: CurrentUser, membership: LabelerMembership
-) -> Response:
+def ahead(request: Request, session: DbSession, membership: LabelerMembership) -> Response:
     """Reserve the task after the one on the screen, and answer with its page; 204 for none."""
     reserved = label_queue.reserve_ahead(session, membership)
     if reserved is None:
         return Response(status_code=204)
+    user = current_user(request, session)
     return _render(request, session, assignments.find_assignment(session, user, reserved.public_id))
 
 
@@ -166,11 +162,11 @@ def correct(request: Request, session: DbSession, assignment: OwnAssignment) -> 
 def submit(
     request: Request,
     session: DbSession,
-    user: CurrentUser,
     assignment: OwnAssignment,
     fields: FormFields,
 ) -> Response:
     """Store the label and go on. What cannot be taken comes back as typed, kept as the draft."""
+    user = current_user(request, session)
     corrects = corrections.CORRECTION in fields
     try:
         if corrects:

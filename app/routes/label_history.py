@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from markupsafe import Markup
 
 from app.db import DbSession
 from app.errors import NotFound, wants_json
@@ -13,8 +12,8 @@ from app.render import page
 from app.routes.deps import LabelerMembership
 from app.routes.label import FormFields, OwnAssignment, labeler_context, membership_of
 from app.services import acknowledgements, flags, history
-from app.services.label_pages import excerpt, guidelines_html
-from app.services.studies import current_guidelines
+from app.services.label_pages import excerpt, frame_of
+from app.services.markdown import render_markdown
 
 router = APIRouter()
 
@@ -23,7 +22,7 @@ router = APIRouter()
 def list_history(
     request: Request, session: DbSession, membership: LabelerMembership, number: int = 1
 ) -> Response:
-    context = labeler_context(session, membership)
+    context = labeler_context(membership, frame_of(session, membership))
     context["history"] = history.history_page(session, membership, number)
     return page(request, "label/history.html", context)
 
@@ -40,7 +39,7 @@ def show_submitted(
         raise NotFound("There is no such assignment.")
     if assignment.state is not AssignmentState.submitted:
         return RedirectResponse(f"/assignments/{assignment.public_id}", status_code=303)
-    context = labeler_context(session, membership)
+    context = labeler_context(membership, frame_of(session, membership))
     context["page"] = history.submitted_page(session, assignment)
     return page(request, "label/submitted.html", context)
 
@@ -49,10 +48,11 @@ def show_submitted(
 def read_guidelines(
     request: Request, session: DbSession, membership: LabelerMembership
 ) -> Response:
-    context = labeler_context(session, membership) | {
-        "version": current_guidelines(session, membership.study),
+    frame = frame_of(session, membership)
+    context = labeler_context(membership, frame) | {
+        "version": frame.guidelines,
         "unread": acknowledgements.unread_guidelines(session, membership) is not None,
-        "guidelines": Markup(guidelines_html(session, membership.study)),
+        "guidelines": render_markdown(frame.guidelines.markdown),
     }
     return page(request, "label/guidelines.html", context)
 
@@ -73,7 +73,7 @@ def acknowledge_guidelines(
 def list_flags(request: Request, session: DbSession, membership: LabelerMembership) -> Response:
     """The labeler's flags; what is answered counts as seen from now on."""
     mine = flags.flags_of_labeler(session, membership)
-    context = labeler_context(session, membership)
+    context = labeler_context(membership, frame_of(session, membership))
     context["flags"] = [
         {
             "message": flag.message,

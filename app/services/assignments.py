@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, text, update
-from sqlalchemy.orm import Session, joinedload, object_mapper, selectinload
+from sqlalchemy import Select, func, select, text, update
+from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.orm.attributes import set_committed_value
 
 from app.errors import Conflict, Invalid, NotFound
 from app.models import (
@@ -122,9 +123,16 @@ def _all_of_it() -> Sequence[Any]:
 def lock_assignment(session: Session, assignment: Assignment) -> LabelTask:
     """Lock the task, then the assignment, and read both anew. Returns the task."""
     task = assignment.label_task
-    for row in (task, assignment):  # columns only: a lock cannot reach through an outer join
-        columns = [column.key for column in object_mapper(row).column_attrs]
-        session.refresh(row, columns, with_for_update=True)
+    tables = LabelTask.__table__, Assignment.__table__  # rows are locked in this order
+    found = session.execute(
+        select(*tables)
+        .where(LabelTask.id == Assignment.label_task_id, Assignment.id == assignment.id)
+        .with_for_update(of=tables)
+    ).one()
+    # Columns only, and not populate_existing: what was loaded with them stays.
+    for row, table in zip((task, assignment), tables, strict=True):
+        for column in table.columns:
+            set_committed_value(row, column.key, found._mapping[column])
     return task
 
 
@@ -140,10 +148,12 @@ def letters(assignment: Assignment) -> list[str]:
     return [item.letter for item in assignment.items]
 
 
-def lease_of(session: Session, assignment: Assignment) -> Lease:
-    """How long the task stays the labeler's, on the database's clock."""
+def lease_of(session: Session, assignment: Assignment, *, now: datetime | None = None) -> Lease:
+    """How long the task stays the labeler's, on the database's clock; `now` is what it says."""
     if assignment.state is not AssignmentState.leased:
         return Lease(seconds_left=None)
+    if now is not None:
+        return Lease(seconds_left=max(0.0, (assignment.lease_until - now).total_seconds()))
     left = session.scalar(
         select(func.extract("epoch", Assignment.lease_until - func.clock_timestamp())).where(
             Assignment.id == assignment.id
@@ -169,11 +179,14 @@ def skip(session: Session, assignment: Assignment, reason: str) -> None:
 
 def submitted_today(session: Session, membership: Membership) -> int:
     """Labels that the user gave in the study since midnight UTC."""
-    return session.scalars(
-        select(func.count()).where(
-            Assignment.user_id == membership.user_id,
-            Assignment.study_id == membership.study_id,
-            Assignment.state == AssignmentState.submitted,
-            Assignment.submitted_at >= func.date_trunc("day", func.now()),
-        )
-    ).one()
+    return session.scalars(today_count(membership)).one()
+
+
+def today_count(membership: Membership) -> Select[int]:
+    """What submitted_today asks for."""
+    return select(func.count()).where(
+        Assignment.user_id == membership.user_id,
+        Assignment.study_id == membership.study_id,
+        Assignment.state == AssignmentState.submitted,
+        Assignment.submitted_at >= func.date_trunc("day", func.now()),
+    )

@@ -104,6 +104,7 @@ def correct(
     current.superseded_at = func.now()
     session.flush()  # one revision is current at any time
     store_label(session, assignment, user, answers, fields)
+    session.flush()
     return True
 
 

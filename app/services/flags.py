@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, Select, func, select, update
 from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.sql.base import ExecutableOption
 
@@ -104,7 +104,12 @@ def mark_seen(session: Session, membership: Membership) -> None:
 
 def unseen_answers(session: Session, membership: Membership) -> int:
     """Answers that the labeler has not seen yet."""
-    return session.scalars(select(func.count()).where(*_unseen(membership))).one()
+    return session.scalars(unseen_count(membership)).one()
+
+
+def unseen_count(membership: Membership) -> Select[int]:
+    """What unseen_answers asks for."""
+    return select(func.count()).where(*_unseen(membership))
 
 
 def open_flags(session: Session, study: Study) -> int:

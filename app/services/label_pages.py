@@ -10,20 +10,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.models import (
     Assignment,
     AssignmentState,
+    GuidelineVersion,
     LabelKind,
+    Membership,
     Prompt,
     Purpose,
-    Study,
     WritingStyle,
 )
-from app.services.assignments import lease_of
+from app.services.assignments import lease_of, today_count
 from app.services.corrections import CORRECTION, correctable_until, fields_of, revisions
 from app.services.few_shot import FewShot, read_few_shot
+from app.services.flags import unseen_count
 from app.services.label_forms import (
     PAIR_PLACES,
     PROMPT_QUESTIONS,
@@ -31,8 +34,6 @@ from app.services.label_forms import (
     rating_questions,
     undecided,
 )
-from app.services.markdown import render_markdown
-from app.services.studies import current_guidelines
 from app.services.writing_forms import USE_CASES
 
 EXCERPT = 90
@@ -55,6 +56,31 @@ def excerpt(text: str) -> str:
     """The beginning of a text, on one line."""
     line = " ".join(text[: 4 * EXCERPT].split())
     return line if len(line) <= EXCERPT else line[:EXCERPT].rstrip() + "…"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """What stands around and beside a labeler's work, asked for at once."""
+
+    today: int  # labels since midnight UTC
+    unseen: int  # answers to flags
+    guidelines: GuidelineVersion  # the newest
+    now: datetime  # on the database's clock
+
+
+def frame_of(session: Session, membership: Membership) -> Frame:
+    today, unseen, now, guidelines = session.execute(
+        select(
+            today_count(membership).scalar_subquery(),
+            unseen_count(membership).scalar_subquery(),
+            func.clock_timestamp(),
+            GuidelineVersion,
+        )
+        .where(GuidelineVersion.study_id == membership.study_id)
+        .order_by(GuidelineVersion.version.desc())
+        .limit(1)
+    ).one()
+    return Frame(today=today, unseen=unseen, guidelines=guidelines, now=now)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +111,10 @@ class AssignmentPage:
 
 
 def assignment_page(
-    session: Session, assignment: Assignment, fields: Mapping[str, str] | None = None
+    session: Session,
+    assignment: Assignment,
+    frame: Frame,
+    fields: Mapping[str, str] | None = None,
 ) -> AssignmentPage:
     """The page of an assignment from find_assignment, with its draft or the `fields` just sent.
 
@@ -103,7 +132,6 @@ def assignment_page(
     if fields is None:
         active = max(assignment.active_seconds, parse_active_seconds(draft or {}))
         fields = {**(draft or {}), "active_seconds": f"{active:g}"}
-    study = session.get_one(Study, assignment.study_id)
     return AssignmentPage(
         public_id=assignment.public_id,
         kind=task.kind.value,
@@ -122,8 +150,8 @@ def assignment_page(
         undecided=undecided(task.given_prompt) if rated else {},
         fields=fields,
         saved_at=assignment.draft_saved_at,
-        seconds_left=lease_of(session, assignment).seconds_left,
-        guidelines_version=current_guidelines(session, study).version,
+        seconds_left=lease_of(session, assignment, now=frame.now).seconds_left,
+        guidelines_version=frame.guidelines.version,
         correction=correction,
         correctable_until=correctable_until(session, assignment),
     )
@@ -134,8 +162,3 @@ def few_shot_of(prompt: Prompt | None) -> FewShot | None:
     if prompt is None or prompt.few_shot is None:
         return None
     return read_few_shot(prompt.few_shot)
-
-
-def guidelines_html(session: Session, study: Study) -> str:
-    """The study's newest guidelines as HTML. HTML in the Markdown is shown, not obeyed."""
-    return render_markdown(current_guidelines(session, study).markdown)

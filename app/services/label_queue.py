@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Select, func, select
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from app.errors import Conflict, Forbidden
 from app.models import (
     Assignment,
     AssignmentItem,
     AssignmentState,
-    Batch,
     Completion,
     Demonstration,
     LabelKind,
@@ -27,7 +27,7 @@ from app.models import (
     LabelTaskState,
     Membership,
 )
-from app.services.acknowledgements import unread_guidelines
+from app.services.acknowledgements import unread_version
 from app.services.assignments import HOLDS_SLOT, lock_assignment, lock_labeler, renew
 
 
@@ -48,23 +48,19 @@ def lease_next(session: Session, membership: Membership) -> Assignment | None:
     if membership.pool is None:
         raise Forbidden("This page is for labelers of the study.")
     lock_labeler(session, membership.study_id, membership.user_id)
-    current = _held(session, membership, AssignmentState.leased)
+    current, ahead = _held(session, membership, *HOLDS_SLOT)
     if current is not None:
         renew(session, current, current.label_task.batch)
         session.flush()
         return current
-    if unread_guidelines(session, membership) is not None:
+    outlook = _outlook(session, membership)
+    if outlook.unread:
         raise GuidelinesUnread
-    ahead = _open_reserved(session, membership)
+    ahead = ahead and _if_open(session, ahead)
     if ahead is not None:
         _promote(session, ahead)
         return ahead
-    task = _next_task(session, membership)
-    if task is None:
-        return None
-    minutes = session.get_one(Batch, task.batch_id).lease_minutes
-    until = func.now() + timedelta(minutes=minutes)
-    return _take(session, membership, task, AssignmentState.leased, until)
+    return _lease(session, membership, _next_task(session, membership, outlook))
 
 
 def reserve_ahead(session: Session, membership: Membership) -> Assignment | None:
@@ -78,33 +74,44 @@ def reserve_ahead(session: Session, membership: Membership) -> Assignment | None
             *_of(membership, AssignmentState.leased), Assignment.lease_until > func.now()
         )
     )
-    if lease_until is None or unread_guidelines(session, membership) is not None:
+    if lease_until is None:
         return None
-    ahead = _open_reserved(session, membership)
+    outlook = _outlook(session, membership)
+    if outlook.unread:
+        return None
+    (ahead,) = _held(session, membership, AssignmentState.reserved)
+    ahead = ahead and _if_open(session, ahead)
     if ahead is not None:
         return ahead
-    task = _next_task(session, membership)
-    if task is None:
+    found = _next_task(session, membership, outlook)
+    if found is None:
         return None
-    return _take(session, membership, task, AssignmentState.reserved, lease_until)
+    return _take(session, membership, found, AssignmentState.reserved, lease_until)
 
 
-def go_on(session: Session, membership: Membership) -> Assignment | None:
+def go_on(session: Session, membership: Membership, *, take: bool = False) -> Assignment | None:
     """What is on the screen after a submit or skip in the same transaction.
 
-    That is another lease of the labeler, or what was reserved, which becomes it. None otherwise:
-    a free task is taken by a request of its own, because this one holds a label task already.
+    That is another lease of the labeler, or what was reserved, which becomes it. With `take`, it
+    may be the next free task that nobody holds a lock on: this transaction has locked a label task
+    already, and waits for no other. None otherwise, and for a labeler who was withdrawn.
     """
-    current = _held(session, membership, AssignmentState.leased)
+    current, ahead = _held(session, membership, *HOLDS_SLOT)
     if current is not None:
         return current
-    ahead = _held(session, membership, AssignmentState.reserved)
-    if ahead is None or ahead.label_task.state is not LabelTaskState.open:
+    if ahead is None and not take:
         return None
-    if unread_guidelines(session, membership) is not None:
+    outlook = _outlook(session, membership)
+    if outlook.unread:
         return None
-    _promote(session, ahead)
-    return ahead
+    if ahead is not None:
+        if ahead.label_task.state is not LabelTaskState.open:
+            return None
+        _promote(session, ahead)
+        return ahead
+    if membership.pool is None or membership.withdrawn_at is not None:
+        return None
+    return _lease(session, membership, _next_task(session, membership, outlook, wait=False))
 
 
 def work_waits(session: Session, membership: Membership) -> bool:
@@ -122,21 +129,41 @@ def _of(membership: Membership, *states: AssignmentState) -> tuple[ColumnElement
     )
 
 
-def _held(session: Session, membership: Membership, state: AssignmentState) -> Assignment | None:
-    """The labeler's one assignment in this state, locked, with its task and batch."""
-    return session.scalar(
+def _held(
+    session: Session, membership: Membership, *states: AssignmentState
+) -> tuple[Assignment | None, ...]:
+    """The labeler's one assignment in each state, locked, with its task and batch."""
+    held = session.scalars(
         select(Assignment)
-        .where(*_of(membership, state))
+        .where(*_of(membership, *states))
         .options(joinedload(Assignment.label_task).joinedload(LabelTask.batch))
         .with_for_update(of=Assignment)
         .execution_options(populate_existing=True)
-    )
+    ).all()
+    of_state = {assignment.state: assignment for assignment in held}
+    return tuple(of_state.get(state) for state in states)
 
 
-def _open_reserved(session: Session, membership: Membership) -> Assignment | None:
-    """What is reserved for the labeler; it is given back if a researcher withdrew the task."""
-    ahead = _held(session, membership, AssignmentState.reserved)
-    if ahead is None or ahead.label_task.state is LabelTaskState.open:
+class _Outlook(NamedTuple):
+    """What decides where a labeler's next task comes from."""
+
+    unread: bool  # guidelines have to be read first
+    begun: bool  # a task of theirs whose time ran out has a draft
+
+
+def _outlook(session: Session, membership: Membership) -> _Outlook:
+    begun = select(Assignment.id).where(*_begun(membership))
+    unread = unread_version(membership)
+    return _Outlook(*session.execute(select(unread.exists(), begun.exists())).one())
+
+
+def _begun(membership: Membership) -> tuple[ColumnElement[bool], ...]:
+    return (*_of(membership, AssignmentState.returned), Assignment.draft_saved_at.is_not(None))
+
+
+def _if_open(session: Session, ahead: Assignment) -> Assignment | None:
+    """What is reserved; it is given back if a researcher withdrew the task."""
+    if ahead.label_task.state is LabelTaskState.open:
         return ahead
     task = lock_assignment(session, ahead)
     ahead.state = AssignmentState.returned
@@ -153,38 +180,46 @@ def _promote(session: Session, ahead: Assignment) -> None:
     session.flush()
 
 
-def _next_task(session: Session, membership: Membership) -> LabelTask | None:
+class _Found(NamedTuple):
+    """A locked task with its batch, and the id of the assignment that the labeler gave back."""
+
+    task: LabelTask
+    returned: int | None
+
+
+def _next_task(
+    session: Session, membership: Membership, outlook: _Outlook, *, wait: bool = True
+) -> _Found | None:
     """The task to take next, locked."""
-    free = _free_tasks(membership)
-    begun = (
-        select(LabelTask)
-        .join(Assignment, Assignment.label_task_id == LabelTask.id)
-        .where(
-            *_of(membership, AssignmentState.returned),
-            Assignment.draft_saved_at.is_not(None),
-            LabelTask.state == LabelTaskState.open,
-            LabelTask.slots_taken < LabelTask.labels_wanted,
-        )
+
+    def first(query: Select[LabelTask, int], *, skip_locked: bool) -> _Found | None:
+        found = session.execute(query.with_for_update(skip_locked=skip_locked, of=LabelTask))
+        row = found.one_or_none()
+        return None if row is None else _Found(*row)
+
+    found = None
+    if outlook.begun:
+        found = first(_begun_tasks(membership), skip_locked=True)
+    if found is None:
+        found = first(_free_tasks(membership), skip_locked=True)
+    if found is None and wait:
+        # All that is left may be locked for a moment by others who leave slots free: wait for them.
+        found = first(_free_tasks(membership), skip_locked=False)
+    return found
+
+
+def _begun_tasks(membership: Membership) -> Select[LabelTask, int]:
+    """The task that the labeler began last and lost, if it has a free slot."""
+    return (
+        _open_tasks(membership)
+        .where(*_begun(membership))
         .order_by(Assignment.draft_saved_at.desc())
         .limit(1)
-        .execution_options(populate_existing=True)
     )
-    task = session.scalar(begun.with_for_update(skip_locked=True, of=LabelTask))
-    if task is None:
-        task = session.scalar(free.with_for_update(skip_locked=True, of=LabelTask))
-    if task is None:
-        # All that is left may be locked for a moment by others who leave slots free: wait for them.
-        task = session.scalar(free.with_for_update(of=LabelTask))
-    return task
 
 
-def _free_tasks(membership: Membership) -> Select[LabelTask]:
+def _free_tasks(membership: Membership) -> Select[LabelTask, int]:
     """The first task of the pool with a free slot that this labeler may take."""
-    had = select(Assignment.id).where(
-        Assignment.label_task_id == LabelTask.id,
-        Assignment.user_id == membership.user_id,
-        Assignment.state != AssignmentState.returned,
-    )
     own_demonstration = (
         select(Demonstration.id)
         .join(Completion, Completion.demonstration_id == Demonstration.id)
@@ -195,35 +230,56 @@ def _free_tasks(membership: Membership) -> Select[LabelTask]:
         )
     )
     return (
-        select(LabelTask)
+        _open_tasks(membership)
         .where(
             LabelTask.study_id == membership.study_id,
             LabelTask.pool == membership.pool,
-            LabelTask.state == LabelTaskState.open,
-            LabelTask.slots_taken < LabelTask.labels_wanted,
-            ~had.exists(),
+            Assignment.id.is_(None) | (Assignment.state == AssignmentState.returned),
             ~own_demonstration.exists(),
         )
         .order_by(LabelTask.priority, LabelTask.id)
         .limit(1)
+    )
+
+
+def _open_tasks(membership: Membership) -> Select[LabelTask, int]:
+    """Tasks with a free slot, their batches, and what assignments the labeler has had of them."""
+    return (
+        select(LabelTask, Assignment.id)
+        .join(LabelTask.batch)
+        .outerjoin(
+            Assignment,
+            (Assignment.label_task_id == LabelTask.id) & (Assignment.user_id == membership.user_id),
+        )
+        .where(
+            LabelTask.state == LabelTaskState.open,
+            LabelTask.slots_taken < LabelTask.labels_wanted,
+        )
+        .options(contains_eager(LabelTask.batch))
         .execution_options(populate_existing=True)
     )
+
+
+def _lease(session: Session, membership: Membership, found: _Found | None) -> Assignment | None:
+    """The found task as the labeler's lease."""
+    if found is None:
+        return None
+    until = func.now() + timedelta(minutes=found.task.batch.lease_minutes)
+    return _take(session, membership, found, AssignmentState.leased, until)
 
 
 def _take(
     session: Session,
     membership: Membership,
-    task: LabelTask,
+    found: _Found,
     state: AssignmentState,
     until: datetime | ColumnElement[datetime],
 ) -> Assignment:
     """A slot of the locked task for the labeler: their returned assignment of it, or a new one."""
-    assignment = session.scalar(
-        select(Assignment).where(
-            Assignment.label_task_id == task.id, Assignment.user_id == membership.user_id
-        )
-    )
-    if assignment is None:
+    task = found.task
+    if found.returned is not None:
+        assignment = session.get_one(Assignment, found.returned)
+    else:
         assignment = Assignment(
             public_id=secrets.token_urlsafe(16),
             study_id=task.study_id,

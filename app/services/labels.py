@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import exists, func, insert, select
 from sqlalchemy.orm import Session
 
 from app.db import enqueue
@@ -30,6 +30,7 @@ from app.models import (
 from app.services.acknowledgements import find_version
 from app.services.assignments import letters, lock_assignment, lock_labeler, take_slot_again
 from app.services.label_forms import (
+    RATING_QUESTIONS,
     RankingAnswers,
     parse_active_seconds,
     parse_demonstration,
@@ -103,7 +104,10 @@ def store_label(
     answers: Answers,
     fields: Mapping[str, str],
 ) -> None:
-    """Add the label of the locked assignment, which has no current one; its draft is done with."""
+    """Add the label of the locked assignment, which has no current one; its draft is done with.
+
+    The caller flushes.
+    """
     about: dict[str, Any] = {
         "assignment_id": assignment.id,
         "study_id": assignment.study_id,
@@ -125,20 +129,18 @@ def store_label(
     assignment.active_seconds = max(assignment.active_seconds, parse_active_seconds(fields))
     assignment.draft = None
     assignment.draft_saved_at = None
-    session.flush()
 
 
 def _guidelines_shown(
     session: Session, assignment: Assignment, fields: Mapping[str, str]
 ) -> GuidelineVersion:
     """The version that was beside the form: the one it names, or else the newest."""
-    study = session.get_one(Study, assignment.study_id)
     named = fields.get("guidelines_version", "")
     if named.isascii() and named.isdecimal() and len(named) < 10:
-        version = find_version(session, study, int(named))
+        version = find_version(session, assignment.study_id, int(named))
         if version is not None:
             return version
-    return current_guidelines(session, study)
+    return current_guidelines(session, session.get_one(Study, assignment.study_id))
 
 
 def _store_ranking(
@@ -146,18 +148,23 @@ def _store_ranking(
 ) -> None:
     """A ranking with its items, and a rating or prompt rating only where something was answered."""
     ranking = Ranking(**about)
+    session.add(ranking)
+    session.flush()
     completion_of = {item.letter: item.completion_id for item in assignment.items}
-    ranking.items = [
-        RankingItem(completion_id=completion_of[letter], tier=tier)
+    items = [
+        {"ranking_id": ranking.id, "completion_id": completion_of[letter], "tier": tier}
         for letter, tier in answers.tiers.items()
     ]
-    ranking.ratings = [
-        Rating(completion_id=completion_of[letter], overall=rating.overall, **rating.metadata)
+    session.execute(insert(RankingItem), items)
+    ratings = [
+        {"ranking_id": ranking.id, "completion_id": completion_of[letter]}
+        | {"overall": rating.overall}
+        | {question: rating.metadata.get(question) for question in RATING_QUESTIONS}
         for letter, rating in answers.ratings.items()
         if rating.answered
     ]
-    session.add(ranking)
-    session.flush()
+    if ratings:
+        session.execute(insert(Rating), ratings)
     if answers.prompt:
         session.add(PromptRating(ranking_id=ranking.id, **answers.prompt))
 
@@ -167,8 +174,9 @@ def _tell_of_batch(session: Session, task: LabelTask) -> None:
 
     The batch's lock makes two last labelers go one after the other, so that the second sees both.
     """
-    batch = session.scalars(
-        select(Batch).where(Batch.id == task.batch_id).with_for_update(key_share=True)
+    batch = task.batch
+    round_id = session.scalars(
+        select(Batch.round_id).where(Batch.id == batch.id).with_for_update(key_share=True)
     ).one()
     unfinished = exists().where(
         LabelTask.batch_id == batch.id, LabelTask.state == LabelTaskState.open
@@ -181,5 +189,5 @@ def _tell_of_batch(session: Session, task: LabelTask) -> None:
         WebhookEvent.batch_labeled,
         {"batch": batch.id, "name": batch.name, "kind": batch.kind.value},
     )
-    if batch.round_id is not None:
-        enqueue(session, "advance_round", batch.round_id)
+    if round_id is not None:
+        enqueue(session, "advance_round", round_id)

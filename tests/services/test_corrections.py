@@ -24,10 +24,15 @@ from app.models import (
 )
 from app.services import corrections, drafts, history, labels
 from app.services.label_forms import FormProblems
-from app.services.label_pages import assignment_page
+from app.services.label_pages import AssignmentPage, assignment_page, frame_of
 from app.services.snapshots import freeze_demonstrations
 from app.services.studies import study_counts
 from tests import factories as make
+
+
+def shown_page(session: Session, assignment: Assignment) -> AssignmentPage:
+    membership = session.get_one(Membership, (assignment.study_id, assignment.user_id))
+    return assignment_page(session, assignment, frame_of(session, membership))
 
 
 def user_of(session: Session, membership: Membership) -> User:
@@ -129,9 +134,9 @@ def test_the_draft_of_a_correction_is_kept_and_only_of_the_current_revision(
     session: Session,
 ) -> None:
     labeler, assignment = given(session)
-    assert assignment_page(session, assignment).fields["text"] == "Red."
+    assert shown_page(session, assignment).fields["text"] == "Red."
     drafts.save_draft(session, assignment, {"text": "Red, then", "correction": "1"}, base="")
-    page = assignment_page(session, assignment)
+    page = shown_page(session, assignment)
     assert (page.fields["text"], page.correction) == ("Red, then", 1)
     assert session.scalars(select(Demonstration.text)).all() == ["Red."]
     with pytest.raises(Conflict):
@@ -140,7 +145,7 @@ def test_the_draft_of_a_correction_is_kept_and_only_of_the_current_revision(
         drafts.save_draft(session, assignment, {"text": "No correction"})
     form = {"text": "Red, then blue.", "correction": "1"}
     corrections.correct(session, assignment, user_of(session, labeler), form)
-    page = assignment_page(session, assignment)
+    page = shown_page(session, assignment)
     assert (page.fields["text"], page.correction, page.saved_at) == ("Red, then blue.", 2, None)
 
 
@@ -155,7 +160,7 @@ def test_a_ranking_is_corrected_with_its_ratings(session: Session) -> None:
         "sexual_content_B": "no", "prompt_ambiguous": "yes",
     }  # fmt: skip
     labels.submit(session, assignment, user, form)
-    shown = assignment_page(session, assignment).fields
+    shown = shown_page(session, assignment).fields
     assert {name: value for name, value in shown.items() if name != "active_seconds"} == form
 
     # B joins A; the question about the prompt is taken back.

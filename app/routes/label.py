@@ -142,12 +142,12 @@ def ahead(request: Request, session: DbSession, membership: LabelerMembership) -
 
 @router.get("/assignments/{public_id}")
 def show(request: Request, session: DbSession, assignment: OwnAssignment) -> Response:
-    slug = membership_of(session, assignment).study.slug
+    if assignment.state in {AssignmentState.leased, AssignmentState.returned}:
+        return _render(request, session, assignment)
+    start = f"/label/{membership_of(session, assignment).study.slug}"
     if assignment.state is AssignmentState.submitted:
-        return RedirectResponse(f"/label/{slug}/history/{assignment.public_id}", status_code=303)
-    if assignment.state in {AssignmentState.skipped, AssignmentState.reserved}:
-        return RedirectResponse(f"/label/{slug}", status_code=303)
-    return _render(request, session, assignment)
+        return RedirectResponse(f"{start}/history/{assignment.public_id}", status_code=303)
+    return RedirectResponse(start, status_code=303)
 
 
 @router.get("/assignments/{public_id}/correct")

@@ -154,6 +154,20 @@ def test_two_tabs_and_neither_is_overwritten_in_silence(
         assert not [text for text in texts if "second tab" in text]
 
 
+def test_a_refused_form_is_not_taken_for_another_tab(
+    context: BrowserContext, live_url: str, live_engine: Engine
+) -> None:
+    page = begin(context, live_url, live_engine, "hasty")
+    page.locator("#text").fill("  ")
+    page.keyboard.press("Control+Enter")  # before the draft was saved; the server keeps what came
+    expect(page.locator("#notice")).to_contain_text("Write the completion")
+    page.locator("#text").fill("Red")
+    expect(page.locator("#draft-state")).to_contain_text("Draft saved", timeout=15_000)
+    expect(page.locator("#notice")).not_to_contain_text("another tab")
+    with Session(live_engine) as session:
+        assert assignment_at(session, page).draft["text"] == "Red"  # type: ignore[index]
+
+
 def test_a_lease_that_ran_out(context: BrowserContext, live_url: str, live_engine: Engine) -> None:
     page = begin(context, live_url, live_engine, "late")
     address = page.url

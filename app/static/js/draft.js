@@ -165,7 +165,11 @@ export function keepDraft(form, status, renewed, { signal, announce }) {
 
   return {
     secondsSinceSave: () => (performance.now() - lastSaved) / 1000,
-    stop, // while the form is sent
+    // While the form is sent. What the server refuses it keeps as the draft: one of this page's own.
+    stop() {
+      recent = [fieldsOf(form), ...recent].slice(0, RECENT);
+      stop();
+    },
     resume() {
       stopped = false;
       if (unsavedSince !== null) plan(PAUSE_MS);

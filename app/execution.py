@@ -134,6 +134,7 @@ def _export(session: Session, claim: runs.Claim, run_dir: Path) -> None:
         models=models,
         data=data,
         prompt_template=outcomes.prompt_template(session, run),
+        about=outcomes.about_run(session, study, run),
     )
     contract.write_json(run_dir / contract.SPEC, spec.to_json())
 
@@ -150,6 +151,7 @@ def _export_requests(run: Run, data_dir: Path, data: dict[str, str]) -> str:
                     prompt=record.prompt,
                     policy=request["policy"],
                     n=request["n"],
+                    best_of=request.get("best_of", 1),
                 )
                 file.write(json.dumps(line.to_json(), ensure_ascii=False) + "\n")
     return name

@@ -20,7 +20,7 @@ from rich.console import Console
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app import demo
+from app import demo, storage
 from app.db import make_engine
 from app.models import (
     Assignment,
@@ -75,7 +75,8 @@ def test_a_round_is_played_through_the_real_parts(live_server: Supervisor) -> No
     url = live_server.services.urls.database_url
     found = demo.set_up(live_server.settings, url, seed=3)
     _complete_test_prompts(url, "elsewhere")
-    status = demo.play(live_server.url, found, 3, _silent(), {**SMALL, "baselines": "elsewhere"})
+    judged = {**SMALL, "baselines": "elsewhere", "best_of": 3}
+    status = demo.play(live_server.url, found, 3, _silent(), judged)
 
     assert status["state"] == "finished"
     assert {stage["state"] for stage in status["stages"]} == {"done"}
@@ -83,10 +84,11 @@ def test_a_round_is_played_through_the_real_parts(live_server: Supervisor) -> No
     pairs = {(row["policy"], row["baseline"]) for row in report["win_rates"]}
     assert {("ppo-ptx", "sft"), ("sft", "base"), ("ppo-ptx", "base")} <= pairs
     assert {("ppo-ptx", "elsewhere"), ("elsewhere", "sft")} <= pairs
+    assert {("ppo-ptx", "best-of-3 of sft"), ("best-of-3 of sft", "sft")} <= pairs
     for row in report["win_rates"]:
         assert row["judgements"] == 16
         assert 0 <= row["low"] <= row["win_rate"] <= row["high"] <= 1
-    assert report["mean_scores"].keys() == {"base", "sft", "ppo-ptx"}
+    assert report["mean_scores"].keys() == {"base", "sft", "ppo-ptx", "best-of-3 of sft"}
     assert report["labels"]["demonstrations"] == 20
     assert report["rm_accuracy"]["comparisons"] > 0
 
@@ -94,6 +96,7 @@ def test_a_round_is_played_through_the_real_parts(live_server: Supervisor) -> No
     engine = make_engine(url)
     with Session(engine) as session:
         _lineage_reaches_from_checkpoint_to_label_and_back(session)
+        _the_model_card_names_its_snapshot_and_no_labeler(session)
         _held_out_labels_stay_out_of_snapshots(session)
         _orders_were_shuffled_and_kept(session)
         _a_third_of_what_is_ranked_is_an_earlier_policys(session)
@@ -225,6 +228,21 @@ def _lineage_reaches_from_checkpoint_to_label_and_back(session: Session) -> None
         .where(SnapshotRanking.ranking_id == behind[0])
     ).all()
     assert from_label == ["rm"]
+
+
+def _the_model_card_names_its_snapshot_and_no_labeler(session: Session) -> None:
+    checkpoint = session.scalars(select(Checkpoint).where(Checkpoint.label == "rm")).one()
+    snapshot = session.scalars(
+        select(Snapshot)
+        .join(RunInput, RunInput.snapshot_id == Snapshot.id)
+        .where(RunInput.run_id == checkpoint.run_id, RunInput.part == "rankings")
+    ).one()
+    card = (storage.fetch(checkpoint.uri) / "README.md").read_text(encoding="utf-8")
+    assert f"| rankings | #{snapshot.id} | {snapshot.records} |" in card
+    assert snapshot.sha256 in card
+    assert f"- init: checkpoint sft #{checkpoint.parent_id}" in card
+    assert "agree on" in card  # half of the prompts are ranked twice
+    assert not [name for name in snapshot.counts["labelers"] if name in card]
 
 
 def _held_out_labels_stay_out_of_snapshots(session: Session) -> None:

@@ -207,14 +207,36 @@ class Policy(HasId, Base):
         CheckConstraint(
             "(kind = 'checkpoint') = (checkpoint_id IS NOT NULL)", name="checkpoint_fits_kind"
         ),
+        CheckConstraint(
+            "best_of = 1 AND reward_checkpoint_id IS NULL"
+            " OR best_of > 1 AND num_nonnulls(checkpoint_id, reward_checkpoint_id) = 2",
+            name="best_of_by_a_reward_model",
+        ),
+        Index(
+            "uq_policies_checkpoint",
+            "checkpoint_id",
+            unique=True,
+            postgresql_where=sql("best_of = 1"),
+        ),
+        Index(
+            "uq_policies_best_of",
+            "checkpoint_id",
+            "best_of",
+            "reward_checkpoint_id",
+            unique=True,
+            postgresql_where=sql("best_of > 1"),
+        ),
     )
 
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
     name: Mapped[str]  # "ppo-ptx round 2"
     label: Mapped[str]  # the short name in tables: "base", "sft", "ppo-ptx"
     kind: Mapped[PolicyKind] = enum_column(PolicyKind)
-    checkpoint_id: Mapped[int | None] = mapped_column(
-        ForeignKey("checkpoints.id", use_alter=True), unique=True
+    checkpoint_id: Mapped[int | None] = mapped_column(ForeignKey("checkpoints.id", use_alter=True))
+    # An answer is the one of so many samples that the reward model scores highest.
+    best_of: Mapped[int] = mapped_column(server_default=sql("1"))
+    reward_checkpoint_id: Mapped[int | None] = mapped_column(
+        ForeignKey("checkpoints.id", use_alter=True)
     )
     created_at: Mapped[CreatedAt]
 

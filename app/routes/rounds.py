@@ -92,6 +92,7 @@ def start_round(
     evaluation_labels: Annotated[str, Form()],
     next_ranking_prompts: Annotated[str, Form()],
     baselines: Annotated[list[str] | None, Form()] = None,
+    best_of: Annotated[str, Form()] = "1",
     base_model: Annotated[str, Form()] = "",
     overrides: Annotated[str, Form()] = "",
 ) -> Response:
@@ -106,6 +107,7 @@ def start_round(
         "ranking_overlap": ranking_overlap,
         "evaluation_prompts": evaluation_prompts,
         "evaluation_labels": evaluation_labels,
+        "best_of": best_of,
         "next_ranking_prompts": next_ranking_prompts,
         "baselines": baselines or [],
     }

@@ -14,11 +14,14 @@ from app.models import (
     CheckpointKind,
     Completion,
     Policy,
+    Pool,
     Round,
     Run,
     RunInput,
     RunKindName,
+    Study,
 )
+from app.services.results import labeler_agreement
 from app.services.round_config import RoundConfig
 from trainer.contract import CompletionRecord, RunResult
 
@@ -64,14 +67,27 @@ def _chunks(records: Iterable[CompletionRecord]) -> Iterator[list[CompletionReco
         yield chunk
 
 
-def store_completions(session: Session, run: Run, records: Iterable[CompletionRecord]) -> int:
-    """The completions that a sample run drew, under the policies of its checkpoints."""
-    rows_of_policies = session.execute(
-        select(RunInput.part, Policy.id)
+def _policies_by_part(session: Session, run: Run) -> dict[str, int]:
+    """Ids of the policies that a sample run asked, by the parts of their checkpoints."""
+    inputs = session.scalars(select(RunInput).where(RunInput.run_id == run.id))
+    checkpoints = {item.part: item.checkpoint_id for item in inputs}
+    best_of = {request["policy"]: request.get("best_of", 1) for request in run.requests}
+    rows = session.execute(
+        select(RunInput.part, Policy)
         .join(Policy, Policy.checkpoint_id == RunInput.checkpoint_id)
         .where(RunInput.run_id == run.id)
     )
-    policies = {row.part: row.id for row in rows_of_policies}
+    return {
+        part: policy.id
+        for part, policy in rows
+        if policy.best_of == best_of.get(part)
+        and policy.reward_checkpoint_id in (None, checkpoints.get("reward"))
+    }
+
+
+def store_completions(session: Session, run: Run, records: Iterable[CompletionRecord]) -> int:
+    """The completions that a sample run drew, under the policies of its checkpoints."""
+    policies = _policies_by_part(session, run)
     # Several requests may ask a policy about the same prompt: indices go on counting.
     seen: dict[tuple[int, int], int] = {}
     number = 0
@@ -99,7 +115,40 @@ def store_completions(session: Session, run: Run, records: Iterable[CompletionRe
 
 
 def prompt_template(session: Session, run: Run) -> str:
-    """How prompts become text for the run's policies: its round's setting, or the default."""
-    if run.round_id is None:
+    """How prompts become text for the run's policies: the setting of its round.
+
+    A run of none takes that of the rounds which made its checkpoints, or the default.
+    """
+    of_checkpoints = (
+        select(Run.round_id)
+        .join(Checkpoint, Checkpoint.run_id == Run.id)
+        .join(RunInput, RunInput.checkpoint_id == Checkpoint.id)
+        .where(RunInput.run_id == run.id, Run.round_id.is_not(None))
+        .order_by(Run.id.desc())
+        .limit(1)
+    )
+    round_id = run.round_id or session.scalar(of_checkpoints)
+    if round_id is None:
         return RoundConfig().prompt_template
-    return RoundConfig(**session.get_one(Round, run.round_id).config).prompt_template
+    return RoundConfig(**session.get_one(Round, round_id).config).prompt_template
+
+
+def about_run(session: Session, study: Study, run: Run) -> dict[str, Any]:
+    """What the model card of a run says that its directory does not hold: see trainer.card."""
+    agreement = labeler_agreement(session, study, Pool.training)
+    return {
+        "study": study.name,
+        "run": run.id,
+        "snapshots": {
+            item.part: f"#{item.snapshot.id}" for item in run.inputs if item.snapshot is not None
+        },
+        "parents": {
+            item.part: f"checkpoint {item.checkpoint.label} #{item.checkpoint.id}"
+            for item in run.inputs
+            if item.checkpoint is not None
+        },
+        "agreement": None
+        if agreement is None
+        else {"rate": agreement.rate, "low": agreement.low, "high": agreement.high}
+        | {"n": agreement.n},
+    }

@@ -43,6 +43,13 @@ class RoundConfig(BaseModel):
         max_length=6,
         description="Names of external policies that are judged beside base, SFT and PPO.",
     )
+    best_of: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Above 1, the blind evaluation also judges the best of so many SFT samples by "
+        "the reward model.",
+    )
     next_ranking_prompts: int = Field(
         default=500, ge=0, description="Samples of the new policy to rank in the next round."
     )
@@ -59,6 +66,10 @@ class RoundConfig(BaseModel):
             raise ValueError("completions_min is larger than completions_max")
         if self.prompt_template.count("{prompt}") != 1:
             raise ValueError("prompt_template must contain {prompt} exactly once")
+        if len(self.baselines) + (self.best_of > 1) > 6:
+            raise ValueError(
+                "6 policies at most are judged beside base, SFT and PPO: fewer baselines, please"
+            )
         unknown = self.overrides.keys() - {"base", "sft", "reward", "ppo", "sample"}
         if unknown:
             raise ValueError(f"overrides: no such kind of run: {', '.join(sorted(unknown))}")

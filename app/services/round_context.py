@@ -18,7 +18,6 @@ from app.models import (
     LabelKind,
     LabelTask,
     Policy,
-    PolicyKind,
     Prompt,
     Purpose,
     Round,
@@ -29,6 +28,7 @@ from app.models import (
     Study,
 )
 from app.services import runs, snapshots
+from app.services.policies import policy_of
 from app.services.round_config import RoundConfig
 from app.services.usable import usable_prompt
 from app.simulation.corpus import starter_texts
@@ -74,19 +74,14 @@ class Context:
 
     def policy(self, stage: str) -> Policy:
         """The policy that answers with a stage's checkpoint; made at the first use."""
-        checkpoint = self.checkpoint(stage)
-        policy = self.session.scalar(select(Policy).where(Policy.checkpoint_id == checkpoint.id))
-        if policy is None:
-            policy = Policy(
-                study_id=self.study.id,
-                name=f"{checkpoint.label} #{checkpoint.id}",
-                label=checkpoint.label,
-                kind=PolicyKind.checkpoint,
-                checkpoint_id=checkpoint.id,
-            )
-            self.session.add(policy)
-            self.session.flush()
-        return policy
+        return policy_of(self.session, self.checkpoint(stage))
+
+    def best_of_sft(self) -> Policy | None:
+        """The best of the SFT policy's samples by the round's reward model, where it is judged."""
+        if self.config.best_of == 1:
+            return None
+        sft, reward = self.checkpoint("sft"), self.checkpoint("reward")
+        return policy_of(self.session, sft, best_of=self.config.best_of, reward=reward)
 
     @cached_property
     def pretraining(self) -> Snapshot | None:

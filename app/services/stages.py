@@ -200,6 +200,12 @@ def _start_sample_ppo(context: Context) -> None:
         label = context.policy(stage).label
         inputs[label] = context.checkpoint(stage)
         requests.append({"policy": label, "part": "evaluation", "n": 1})
+    best = context.best_of_sft()
+    if best is not None:
+        inputs[best.label] = context.checkpoint("sft")
+        requests.append(
+            {"policy": best.label, "part": "evaluation", "n": 1, "best_of": best.best_of}
+        )
     if context.config.next_ranking_prompts:
         following = choose_prompts(context, LabelKind.ranking, context.config.next_ranking_prompts)
         inputs["next"] = snapshots.freeze_prompts(
@@ -226,6 +232,9 @@ def _start_evaluation(context: Context) -> None:
         )
     policies = [context.policy(stage) for stage in ("base", "sft", "ppo")]
     policies += baselines(context)
+    best = context.best_of_sft()
+    if best is not None:
+        policies.append(best)
     context.batches["evaluation"] = batches.ranking_batch_from_policies(
         session,
         study,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app import cli_data, cli_export, cli_loop, cli_systems
+from app import cli_data, cli_export, cli_loop, cli_systems, cli_train
 from app.cli_loop import Port
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 app.add_typer(cli_data.app)  # study, user, member, import, rank-by-score
 app.add_typer(cli_export.app)
 app.add_typer(cli_systems.app)
+app.add_typer(cli_train.app)  # cross-validate
 app.add_typer(cli_loop.app)  # demo, clean-demo, simulate, starter-model
 
 

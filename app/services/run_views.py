@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,6 +97,23 @@ def series(session: Session, run: Run) -> dict[str, Any]:
             "step": [step for step, _ in kept],
             **{key: [values.get(key) for _, values in kept] for key in keys},
         }
+    return found
+
+
+def reward_figures(run: Run) -> dict[str, Any] | None:
+    """The tables and the calibration of a reward model: trainer.reward_figures.RewardFigures."""
+    return (run.result or {}).get("figures") or None
+
+
+def crossvalidation(run: Run) -> dict[str, Any] | None:
+    """What the command that cross-validates the run's labelers found, if it was run on this host.
+
+    See trainer.crossvalidate.
+    """
+    path = run_directory(run.id) / contract.CROSSVALIDATION
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 

@@ -1,0 +1,79 @@
+"""SFT against TRL's SFTTrainer with packing: python -m benchmarks.sft --peer PYTHON.
+
+Each step is one epoch over the same demonstrations, packed there into rows of --row tokens, with
+the loss on completions only.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from pathlib import Path
+
+from benchmarks.versus import EOS, against, our_command, parser, save_models, words, write_run
+
+RATE = 1e-4
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--row", type=int, default=512)
+    options.add_argument("--rows", type=int, default=8, help="a step")
+    options.add_argument("--steps", type=int, default=9)
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(temporary)
+        save_models(home)
+        rng = random.Random(1)
+        records: list[dict[str, object]] = []
+        tokens = 0
+        while True:
+            length = rng.randint(40, 400)
+            if tokens + length > 0.97 * given.row * given.rows:  # so that they fit into the rows
+                break
+            tokens += length
+            prompt = length // 4
+            records.append(
+                {
+                    "prompt_id": len(records),
+                    "prompt": words(rng, prompt),
+                    "completion": words(rng, length - prompt - 1),
+                    "split": "train",
+                    "labeler": "a",
+                    "demonstration_id": len(records),
+                }
+            )
+        write_run(
+            home / "run",
+            {"demonstrations": records},
+            kind="sft",
+            models={"init": str(home / "policy")},
+            config={
+                "batch_size": len(records),
+                "epochs": given.steps,
+                "residual_dropout": 0.0,
+                "learning_rate": RATE,
+                "checkpoint_seconds": 1e9,
+            },
+        )
+        texts = [
+            {"prompt": f"{r['prompt']} ", "completion": f"{r['completion']} {EOS}"} for r in records
+        ]
+        (home / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+        against(
+            "sft",
+            given,
+            our_command(home / "run"),
+            [
+                *(given.peer, "-m", "benchmarks.peers.sft", home / "policy", home / "texts.json"),
+                *(str(given.row), str(given.rows), str(given.steps), str(RATE)),
+            ],
+            row=given.row,
+            tokens=tokens * (given.steps - 1),
+            documents=len(records),
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""python -m benchmarks.timed RUN_DIR: one run of the trainer, in this process, measured by step."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from trainer.__main__ import main
+from trainer.contract import CHECKPOINTS, METRICS, MODEL, RESULT, read_spec
+from trainer.metrics import Metrics
+
+LOSSES = ("train/loss",)
+
+
+def timed(run_dir: Path) -> None:
+    """Train, and print the seconds between the first step's line and the last one's."""
+    for made in (CHECKPOINTS, MODEL):
+        shutil.rmtree(run_dir / made, ignore_errors=True)
+    for made in (METRICS, RESULT):
+        (run_dir / made).unlink(missing_ok=True)
+    seen: list[tuple[float, float]] = []
+    losses: list[float] = []
+    write = Metrics.write
+
+    def noted(self: Metrics, step: int, values: dict[str, float], phase: str = "train") -> None:
+        if phase == "train":
+            seen.append((time.perf_counter(), time.process_time()))
+            losses.extend(values[key] for key in LOSSES if key in values)
+        write(self, step, values, phase)
+
+    Metrics.write = noted  # type: ignore[method-assign]
+    if status := main([read_spec(run_dir).kind, str(run_dir)]):
+        raise SystemExit(status)
+    (wall, cpu), (wall_end, cpu_end) = seen[0], seen[-1]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    figures = {"seconds": wall_end - wall, "cpu_seconds": cpu_end - cpu, "peak_mb": peak}
+    print(json.dumps({**figures, "losses": losses}))
+
+
+if __name__ == "__main__":
+    timed(Path(sys.argv[1]))

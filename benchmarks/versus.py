@@ -2,8 +2,9 @@
 
 Ours and the peer's run are processes of their own, one after the other, with the same weights,
 data, dtype, threads and optimizer. Each prints one JSON line: seconds and CPU seconds from the end
-of its first step to the end of its last, its peak memory, and its losses. The peer has an environment of
-its own: `python -m venv DIR; DIR/bin/pip install torch==2.13.0 trl==1.16.0` (for PPO trl==1.12.0).
+of its first step to the end of its last, its peak memory, and its losses. The peer has an
+environment of its own: `python -m venv DIR; DIR/bin/pip install torch==2.13.0 trl==1.16.0` (for PPO
+trl==1.12.0).
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ from trainer.contract import (
     write_records,
 )
 from trainer.data import load_records
+from trainer.processes import Processes
 
 FOLDS = "crossvalidation"
 
@@ -73,18 +74,25 @@ def crossvalidate(run_dir: Path, groups: int = 5) -> None:
     """Train and test all folds of a run of kind "reward"; print the table and write it."""
     spec = read_spec(run_dir)
     records = load_records(run_dir, spec, "rankings", RankingRecord)
+    processes = Processes()
     folds: list[dict[str, Any]] = []
     for number, group in enumerate(labeler_groups(records, groups), 1):
-        print(f"fold {number} of {groups}: without {', '.join(sorted(group))}", flush=True)
-        result = _fold(run_dir / FOLDS / f"{number}_of_{groups}", spec, records, group)
+        if processes.main:
+            print(f"fold {number} of {groups}: without {', '.join(sorted(group))}", flush=True)
+        result = _fold(processes, run_dir / FOLDS / f"{number}_of_{groups}", spec, records, group)
         folds.append(fold_figures(result, group))
-    table = summary(folds)
-    write_json(run_dir / CROSSVALIDATION, table)
-    print(as_text(table), flush=True)
+    if processes.main:
+        table = summary(folds)
+        write_json(run_dir / CROSSVALIDATION, table)
+        print(as_text(table), flush=True)
 
 
 def _fold(
-    directory: Path, spec: RunSpec, records: Sequence[RankingRecord], group: set[str]
+    processes: Processes,
+    directory: Path,
+    spec: RunSpec,
+    records: Sequence[RankingRecord],
+    group: set[str],
 ) -> RunResult:
     """The result of the fold, from an earlier start of the command where it got so far."""
     from trainer.reward import train_reward
@@ -97,19 +105,24 @@ def _fold(
         data={"rankings": "rankings.jsonl"},
         about={},
     )
-    (directory / DATA).mkdir(parents=True, exist_ok=True)
     if (directory / SPEC).exists() and read_spec(directory) != fold:
         raise ContractError(f"{directory}: of another spec.json; remove it to start over")
-    chosen = (r for r in records if r.split == "valid" or r.labeler not in group)
-    write_records(directory / DATA / "rankings.jsonl", chosen)
-    write_json(directory / SPEC, fold.to_json())
+    processes.wait()
+    if processes.main:
+        (directory / DATA).mkdir(parents=True, exist_ok=True)
+        chosen = (r for r in records if r.split == "valid" or r.labeler not in group)
+        write_records(directory / DATA / "rankings.jsonl", chosen)
+        write_json(directory / SPEC, fold.to_json())
+    processes.wait()
     result = read_result(directory)
     if result is None:
         train_reward(directory)
+        processes.wait()
         result = read_result(directory)
         assert result is not None
-    for part in (MODEL, CHECKPOINTS):  # only the figures are wanted
-        shutil.rmtree(directory / part, ignore_errors=True)
+    if processes.main:
+        for part in (MODEL, CHECKPOINTS):  # only the figures are wanted
+            shutil.rmtree(directory / part, ignore_errors=True)
     return result
 
 

@@ -82,6 +82,10 @@ class Processes:
             whole += [items[place] for _, items in sorted(gathered) if place < len(items)]
         return whole
 
+    def wait(self) -> None:
+        """Until every process is here."""
+        self.accelerator.wait_for_everyone()
+
     def synced(self, last: bool, *models: nn.Module) -> AbstractContextManager[object]:
         """Around a backward pass: gradients are added across processes in the last one only."""
         stack = ExitStack()

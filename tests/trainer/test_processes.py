@@ -74,7 +74,7 @@ def spec_of(kind: str, base: str, reward: str) -> dict[str, Any]:
         return {
             "models": {"init": base},
             "data": {"rankings": rankings(2), "demonstrations": demonstrations()},
-            "config": {**STEADY, "epochs": 1, "batch_prompts": 5},
+            "config": {**STEADY, "epochs": 1, "batch_prompts": 5, "members": 2},
         }
     if kind == "ppo":
         return {
@@ -100,7 +100,13 @@ def spec_of(kind: str, base: str, reward: str) -> dict[str, Any]:
         "models": {"base": base, "reward": reward},
         "data": {
             "requests": [
-                {"prompt_id": i, "prompt": p, "policy": "base", "n": 1 + i % 3}
+                {
+                    "prompt_id": i,
+                    "prompt": p,
+                    "policy": "base",
+                    "n": 1 + i % 3,
+                    "best_of": 1 + i % 2,
+                }
                 for i, p in enumerate(prompts())
             ]
         },

@@ -19,13 +19,17 @@ from app.models import (
     GuidelineVersion,
     LabelTask,
     LabelTaskState,
+    Membership,
+    Pool,
     Prompt,
     Role,
     Study,
     WritingStyle,
 )
-from app.services import flags, people
+from app.services import assignments, flags, people
+from app.services.few_shot import FewShot, Pair
 from app.services.guidelines import DEFAULT_GUIDELINES
+from app.services.studies import create_study
 from app.services.writing import create_writing_batch
 from tests import factories as make
 
@@ -54,6 +58,13 @@ ANSWERS = (
 FURTHER = (
     "Write a short, friendly e-mail that moves Thursday's meeting with Dr. Weber to Friday.",
     "Give me three ideas for a birthday present for somebody who likes to hike.",
+)
+ARABIC = "اكتب رسالة قصيرة إلى صاحب المنزل about the cold flat، من فضلك."
+CODE = "def mean(xs):\n\treturn sum(xs) / len(xs)   # fails on []\n\n\n" + "x" * 120
+FEW_SHOT = FewShot(
+    instruction="Tell the mood of the sentence.",
+    pairs=[Pair(query="I won!", response="glad"), Pair(query="It rains again.", response="glum")],
+    query="Where is everybody?",
 )
 STYLES = {
     "plain": WritingStyle.plain,
@@ -111,10 +122,55 @@ def ranking(session: Session) -> Iterator[Screen]:
     placed = ("r", "a", "1", "f", "1", "c", "2", "b", "3", "d")
     yield Screen("labeler-rate", "ada", path, keys("6", "ArrowRight", "2", "q", "n", "n", "y", "b"))
     yield Screen("labeler-rank", "ada", path, keys(*placed))
+    yield Screen("labeler-suggestion", "ada", path, keys("6", "ArrowRight", "3", "r"))
     yield Screen("labeler-compare", "ada", path, keys("r", "a", "p", "c", "p", "d"))
     yield Screen("labeler-help", "ada", path, keys("?"))
     yield Screen("labeler-skip", "ada", path, keys("s"))
     yield Screen("labeler-flag", "ada", path, keys("Shift+F"))
+
+
+def evaluation(session: Session) -> Iterator[Screen]:
+    """Rankings without ratings, by a held-out labeler; and what they submitted."""
+    study = new_study(session, "evaluate")
+    hal = make.make_labeler(session, study, "hal", pool=Pool.heldout)
+    prompts = _prompts(session, study)
+    for prompt in prompts:
+        make.make_completions(session, prompt, ANSWERS[:4])
+    rated, *others = prompts
+    make.make_ranking_batch(session, study, [rated], pool=Pool.heldout)
+    answers = {"overall_A": "6", "harmful_advice_B": "no", "prompt_requests_advice": "yes"}
+    given = make.give_label(session, hal, answers)
+    make.make_ranking_batch(session, study, others, pool=Pool.heldout, rate_completions=False)
+    assignments.skip(session, make.take_next(session, hal), "expertise")
+    session.commit()
+    path = "/label/evaluate"
+    yield Screen("labeler-evaluation", "hal", path, keys("a", "1", "c", "2"))
+    yield Screen("labeler-history-ranking", "hal", f"{path}/history/{given.public_id}")
+    yield Screen("labeler-correct-ranking", "hal", f"/assignments/{given.public_id}/correct")
+
+
+def texts_of_every_shape(session: Session) -> Iterator[Screen]:
+    """Right to left, code, white space, markup, very long and empty; a few-shot prompt by parts."""
+    study = new_study(session, "shapes")
+    ida = make.make_labeler(session, study, "ida")
+    prompt = make.make_prompt(session, study, f"{ARABIC}\n\n{CODE}\n\n{QUESTION * 8}")
+    make.make_completions(
+        session, prompt, [ARABIC, CODE, ANSWERS[0] * 12, "<b>bold</b>", "", "a" * 300]
+    )
+    make.make_ranking_batch(session, study, [prompt])
+    few_shot = make.make_prompt(session, study, FEW_SHOT.rendered())
+    few_shot.few_shot = FEW_SHOT.to_json()
+    make.make_demonstration_batch(session, study, [few_shot])
+    jon = make.make_labeler(session, study, "jon")
+    session.commit()
+    first = make.take_next(session, ida).public_id
+    second = make.take_next(session, jon).public_id
+    session.commit()
+    yield Screen("labeler-shapes-rate", "ida", f"/assignments/{first}", keys("q", "y"))
+    yield Screen(
+        "labeler-shapes-rank", "ida", f"/assignments/{first}", keys("r", "a", "1", "b", "1")
+    )
+    yield Screen("labeler-few-shot", "jon", f"/assignments/{second}")
 
 
 def demonstrations(session: Session) -> Iterator[Screen]:
@@ -163,21 +219,43 @@ def _type_and_send(text: str, *, script: bool) -> Callable[[Page], None]:
     return act
 
 
-def time_ran_out(session: Session) -> Iterator[Screen]:
-    """The lease was over, and somebody else labeled the task meanwhile."""
-    study = new_study(session, "late")
-    cy = make.make_labeler(session, study, "cy")
-    make.make_demonstration_batch(session, study, _prompts(session, study))
-    assignment = make.take_next(session, cy)
+def _place_and_send(page: Page) -> None:
+    page.keyboard.press("r")
+    for letter, place in zip("abcdefghi", "121134562", strict=True):
+        page.keyboard.press(letter)
+        page.keyboard.press(place)
+    page.evaluate("document.getElementById('label-form').submit()")
+    page.get_by_role("heading", name="This label was not taken").wait_for()
+
+
+def _let_time_run_out(session: Session, labeler: Membership) -> str:
+    """The labeler's next task comes too late: somebody else labels it. Returns its page's path."""
+    assignment = make.take_next(session, labeler)
     assignment.state = AssignmentState.returned
     assignment.lease_until = func.now() - timedelta(minutes=5)
     task = session.get_one(LabelTask, assignment.label_task_id)
     task.slots_taken = task.labels_done = 1
     task.state = LabelTaskState.complete
+    session.flush()
+    return f"/assignments/{assignment.public_id}"
+
+
+def time_ran_out(session: Session) -> Iterator[Screen]:
+    """The lease was over, and somebody else labeled the task meanwhile."""
+    study = new_study(session, "late")
+    cy = make.make_labeler(session, study, "cy")
+    make.make_demonstration_batch(session, study, _prompts(session, study))
+    path = _let_time_run_out(session, cy)
+    other = new_study(session, "late-ranking")
+    prompt = make.make_prompt(session, other, QUESTION)
+    make.make_completions(session, prompt, ANSWERS)
+    make.make_ranking_batch(session, other, [prompt])
+    dan = make.make_labeler(session, other, "dan")
+    ranking = _let_time_run_out(session, dan)
     session.commit()
-    path = f"/assignments/{assignment.public_id}"
     yield Screen("labeler-late", "cy", path, _type_and_send(ANSWERS[0], script=True))
     yield Screen("labeler-lost", "cy", path, _type_and_send(ANSWERS[0], script=False))
+    yield Screen("labeler-lost-ranking", "dan", ranking, _place_and_send)
 
 
 def choice_of_studies(session: Session) -> Iterator[Screen]:
@@ -195,6 +273,8 @@ def choice_of_studies(session: Session) -> Iterator[Screen]:
     yield Screen("labeler-studies", "dee", "/label")
     yield Screen("labeler-no-study", "eve", "/label")
     yield Screen("labeler-no-work", "dee", "/label/summaries")
+    yield Screen("labeler-work-again", "dee", "/label/help/work")
+    yield Screen("labeler-elsewhere", "dee", "/label/no-such-study")
     yield Screen("labeler-history-empty", "dee", "/label/summaries/history")
     yield Screen("labeler-flags-empty", "dee", "/label/summaries/flags")
 
@@ -202,6 +282,8 @@ def choice_of_studies(session: Session) -> Iterator[Screen]:
 LABELER_SCENES: tuple[Scene, ...] = (
     first_visit,
     ranking,
+    evaluation,
+    texts_of_every_shape,
     demonstrations,
     written_prompts,
     time_ran_out,

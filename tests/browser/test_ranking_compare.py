@@ -1,17 +1,14 @@
-"""Two completions side by side with a word diff; and axe finds nothing on any of these screens."""
+"""Two completions side by side, with a word diff."""
 
 from __future__ import annotations
 
 import random
 from itertools import product
-from typing import Any, Literal
 
-import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import Engine
 
-from tests.browser.bench import Keys, given_ranking, labeler_page, nine_texts, said
+from tests.browser.bench import Keys, given_ranking, labeler_page, said
 
 FOX = "The quick brown fox jumps over the lazy dog."
 CAT = "The quick black cat jumps over a lazy dog, twice."
@@ -120,40 +117,3 @@ def test_the_word_diff_keeps_both_texts_and_is_quick(
             sides,
         )
         assert took < 2000
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_axe_finds_nothing(
-    browser: Browser,
-    live_url: str,
-    live_engine: Engine,
-    scheme: Literal["light", "dark"],
-    width: int,
-) -> None:
-    prompt, texts = nine_texts()
-    username = f"axe-{scheme}-{width}"
-    given_ranking(live_engine, username, texts, prompt=prompt)
-    options: dict[str, Any] = {"color_scheme": scheme, "bypass_csp": True}
-    size = {"width": width, "height": 844}
-    found: dict[str, list[str]] = {}
-    with labeler_page(browser, live_url, username, viewport=size, **options) as page:
-        press = Keys(page)
-
-        def check(name: str) -> None:
-            rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"]}
-            violations = Axe().run(page, options=rules).response["violations"]
-            found[name] = [f"{v['id']}: {v['nodes'][0]['html']}" for v in violations]
-
-        press("5", "b", "3", "j", "y", "q")
-        check("rate")
-        press("r")
-        check("a suggestion")
-        press("u", "d", "1", "p")
-        check("rank")
-        press("c", "p", "d")
-        check("compare")
-        press("Escape", "c", "3", "e", "4", "f", "5", "g", "6", "h", "6", "i", "6")
-        expect(page.get_by_role("button", name="Submit")).to_be_enabled()
-        check("ranked")
-    assert {name: problems for name, problems in found.items() if problems} == {}

@@ -1,10 +1,10 @@
-"""The reward model on real answers: python -m benchmarks.alpaca_reward DATA_DIR [--out DIR].
+"""The reward model on real answers: python -m benchmarks.alpaca_reward DATA_DIR [--members M].
 
 DATA_DIR holds prompts.jsonl.gz and completions.jsonl.gz: 805 instructions with the answers of nine
 models, each with a judge's score. They are imported as any file is, ranked by score (K = 9), frozen
 into a snapshot, and a reward model is trained on the train split for one epoch from a starter model
 that has read the train split's texts. Printed: held-out pairwise accuracy with its 95 % interval,
-clustered by prompt, beside "the longer answer wins".
+clustered by prompt, beside "the longer answer wins", and the same by margin of rank.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--members", type=int, default=1, help="of an ensemble")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         out = (given.out or Path(temporary)).resolve()
@@ -126,11 +127,18 @@ def main() -> None:
         spec = contract.RunSpec(
             kind="reward",
             preset="starter",
-            config=REWARD,
+            config={**REWARD, "members": given.members},
             models={"init": str(base / contract.MODEL)},
             data={"rankings": "rankings.jsonl"},
         )
-        metrics = run(reward, spec).metrics
+        result = run(reward, spec)
+        metrics = result.metrics
+        for name in ("by_margin", "by_agreement"):
+            for share in result.figures[name]:
+                print(
+                    f"{share['name']}: {share['rate']:.1%} [{share['low']:.1%}, "
+                    f"{share['high']:.1%}] of {share['comparisons']}"
+                )
         print(
             json.dumps(
                 {
@@ -139,6 +147,8 @@ def main() -> None:
                     "low": metrics[contract.RM_ACCURACY_LOW],
                     "high": metrics[contract.RM_ACCURACY_HIGH],
                     "comparisons": metrics[contract.RM_PAIRS],
+                    "calibration_error": metrics[contract.RM_CALIBRATION_ERROR],
+                    "spread": metrics.get(contract.RM_SPREAD),
                     "longer_wins": metrics[contract.RM_LONGER_WINS],
                     "seconds": round(time.monotonic() - began),
                 }

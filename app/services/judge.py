@@ -30,6 +30,7 @@ from app.models import (
 from app.services import people
 from app.services.batches import MAX_K, MIN_K, create_ranking_batch
 from app.services.studies import current_guidelines
+from app.services.usable import usable_prompt
 
 Scored = tuple[int, float]  # a completion's id and its score
 
@@ -112,11 +113,16 @@ def _labeler(session: Session, study: Study, name: str) -> User:
 
 
 def _scored_completions(session: Session, study: Study) -> dict[int, list[Scored]]:
-    """By prompt id, the newest scored completion of each policy, MIN_K to MAX_K of them."""
+    """By id of a usable prompt, the newest scored completion of each policy, MIN_K to MAX_K."""
     newest = (
         select(Completion.prompt_id, Completion.id, Completion.external_score)
         .ext(distinct_on(Completion.prompt_id, Completion.policy_id))
-        .where(Completion.study_id == study.id, Completion.external_score.is_not(None))
+        .join(Completion.prompt)
+        .where(
+            Completion.study_id == study.id,
+            Completion.external_score.is_not(None),
+            usable_prompt(),
+        )
         .order_by(Completion.prompt_id, Completion.policy_id, Completion.id.desc())
     )
     found: dict[int, list[Scored]] = {}

@@ -11,7 +11,10 @@ from app.models import (
     Assignment,
     AssignmentItem,
     AssignmentState,
+    Completion,
     LabelTaskState,
+    PiiState,
+    Prompt,
     Ranking,
     Study,
     User,
@@ -59,6 +62,18 @@ def test_scores_become_rankings(session: Session, study: Study) -> None:
     session.expire_all()
     task = tasks_of(session, judged.batch)[0]
     assert (task.state, task.slots_taken) == (LabelTaskState.complete, 1)
+
+
+def test_prompts_that_are_held_are_left_out(session: Session, study: Study) -> None:
+    (kept, *_), (held, *_) = (scored(session, study, [0.5, 0.9]) for _ in range(2))
+    prompt = session.get_one(Prompt, session.get_one(Completion, held).prompt_id)
+    prompt.pii_state = PiiState.held
+    session.flush()
+    judged = rank_by_score(session, study)
+    assert judged.rankings == 1
+    assert session.scalars(select(Ranking.prompt_id)).one() == (
+        session.get_one(Completion, kept).prompt_id
+    )
 
 
 def test_each_prompt_is_ranked_once(session: Session, study: Study) -> None:

@@ -97,7 +97,7 @@ class Watched:
         self.all = max(self.all, sum(rss for rss, _ in sizes.values()))
         self.all_shared_once = max(self.all_shared_once, sum(pss for _, pss in sizes.values()))
         for pid, kind in mine:
-            self.used[pid] = (kind, max(_processor(pid), self.used.get(pid, (kind, 0.0))[1]))
+            self.used[pid] = (kind, max(processor_seconds(pid), self.used.get(pid, (kind, 0.0))[1]))
         self.seconds = {"command": 0.0, "helpers": 0.0, "database": 0.0}
         for kind, seconds in self.used.values():
             self.seconds[kind] += seconds
@@ -137,7 +137,7 @@ def _pss(pid: int) -> int:
     return 0
 
 
-def _processor(pid: int) -> float:
+def processor_seconds(pid: int) -> float:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

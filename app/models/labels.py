@@ -246,44 +246,42 @@ def _label_constraints(table: str) -> tuple[Any, ...]:
     )
 
 
-class Demonstration(HasId, Base):
+class _Label(HasId):
+    """The columns of every label: whose it is, of what, under which guidelines, and its revision.
+
+    `superseded_at` is None on the current revision.
+    """
+
+    assignment_id: Mapped[int]
+    study_id: Mapped[int]
+    user_id: Mapped[int] = mapped_column(index=True)
+    pool: Mapped[Pool] = enum_column(Pool)
+    purpose: Mapped[Purpose] = enum_column(Purpose)
+    simulated: Mapped[bool]
+    prompt_id: Mapped[int]
+    guideline_version_id: Mapped[int] = mapped_column(ForeignKey("guideline_versions.id"))
+    created_at: Mapped[CreatedAt]
+    superseded_at: Mapped[datetime | None]
+
+
+class Demonstration(_Label, Base):
     """The completion that a labeler wrote for a prompt."""
 
     __tablename__ = "demonstrations"
     __table_args__ = _label_constraints("demonstrations")
 
-    assignment_id: Mapped[int]
-    study_id: Mapped[int]
-    user_id: Mapped[int] = mapped_column(index=True)
-    pool: Mapped[Pool] = enum_column(Pool)
-    purpose: Mapped[Purpose] = enum_column(Purpose)
-    simulated: Mapped[bool]
-    prompt_id: Mapped[int]
     text: Mapped[str]
-    guideline_version_id: Mapped[int] = mapped_column(ForeignKey("guideline_versions.id"))
-    created_at: Mapped[CreatedAt]
-    superseded_at: Mapped[datetime | None]
 
     guideline_version: Mapped[GuidelineVersion] = relationship(lazy="raise_on_sql")
 
 
-class WrittenPrompt(HasId, Base):
+class WrittenPrompt(_Label, Base):
     """That a labeler wrote a prompt: `prompt_id` is the prompt that was made of it."""
 
     __tablename__ = "written_prompts"
     __table_args__ = _label_constraints("written_prompts")
 
-    assignment_id: Mapped[int]
-    study_id: Mapped[int]
-    user_id: Mapped[int] = mapped_column(index=True)
-    pool: Mapped[Pool] = enum_column(Pool)
-    purpose: Mapped[Purpose] = enum_column(Purpose)
-    simulated: Mapped[bool]
-    prompt_id: Mapped[int]
     writing_style: Mapped[WritingStyle] = enum_column(WritingStyle)
-    guideline_version_id: Mapped[int] = mapped_column(ForeignKey("guideline_versions.id"))
-    created_at: Mapped[CreatedAt]
-    superseded_at: Mapped[datetime | None]
 
 
 class Flag(HasId, Base):
@@ -309,22 +307,11 @@ class Flag(HasId, Base):
     user: Mapped[User] = relationship(lazy="raise_on_sql", foreign_keys="Flag.user_id")
 
 
-class Ranking(HasId, Base):
+class Ranking(_Label, Base):
     """One labeler's ordered tie groups over a prompt's completions, kept raw in `items`."""
 
     __tablename__ = "rankings"
     __table_args__ = _label_constraints("rankings")
-
-    assignment_id: Mapped[int]
-    study_id: Mapped[int]
-    user_id: Mapped[int] = mapped_column(index=True)
-    pool: Mapped[Pool] = enum_column(Pool)
-    purpose: Mapped[Purpose] = enum_column(Purpose)
-    simulated: Mapped[bool]
-    prompt_id: Mapped[int]
-    guideline_version_id: Mapped[int] = mapped_column(ForeignKey("guideline_versions.id"))
-    created_at: Mapped[CreatedAt]
-    superseded_at: Mapped[datetime | None]
 
     items: Mapped[list[RankingItem]] = relationship(
         lazy="raise_on_sql",

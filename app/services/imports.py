@@ -10,10 +10,10 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Any, BinaryIO, Final, Generic, Protocol, TypeVar
+from typing import Any, BinaryIO, Final, Generic, Protocol, Required, TypedDict, TypeVar, Unpack
 
 from sqlalchemy import insert, select, text, update
 from sqlalchemy.orm import Session
@@ -57,9 +57,10 @@ Row = TypeVar("Row")
 Progress = Callable[[int, int], None]  # bytes of the file, and rows, so far
 
 
-@dataclass(frozen=True, slots=True)
-class _How:
-    file_name: str
+class How(TypedDict, total=False):
+    """How a file is imported, the same for every kind."""
+
+    file_name: Required[str]
     created_by: User | None
     limits: Limits | None
     mapping: Mapping[str, str] | None  # what columns are read as, by their name in the file
@@ -98,12 +99,7 @@ def import_prompts(
     session: Session,
     study: Study,
     file: BinaryIO,
-    *,
-    file_name: str,
-    created_by: User | None = None,
-    limits: Limits | None = None,
-    mapping: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    **how: Unpack[How],
 ) -> ImportReport:
     """Import a seekable file of prompts. Any problem raises ImportRefused, with nothing stored.
 
@@ -111,7 +107,6 @@ def import_prompts(
     use_case, closed_domain, constraint, few_shot (services.few_shot), of which the prompt is made
     where it has no text of its own. Others are kept in the prompt's details.
     """
-    how = _How(file_name, created_by, limits, mapping, progress)
     return _import(session, study, PromptFile, file, how)
 
 
@@ -119,19 +114,13 @@ def import_completions(
     session: Session,
     study: Study,
     file: BinaryIO,
-    *,
-    file_name: str,
-    created_by: User | None = None,
-    limits: Limits | None = None,
-    mapping: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    **how: Unpack[How],
 ) -> ImportReport:
     """Import a seekable file of other systems' completions. Raises ImportRefused as above.
 
     Columns: completion (or output, text), model (or policy, system), prompt_id or prompt, and score
     where there is one.
     """
-    how = _How(file_name, created_by, limits, mapping, progress)
     return _import(session, study, CompletionFile, file, how)
 
 
@@ -139,12 +128,7 @@ def import_demonstrations(
     session: Session,
     study: Study,
     file: BinaryIO,
-    *,
-    file_name: str,
-    created_by: User | None = None,
-    limits: Limits | None = None,
-    mapping: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    **how: Unpack[How],
 ) -> ImportReport:
     """Import a seekable file of demonstrations, in the name of the study's account for imported
     labels. Raises ImportRefused as above.
@@ -152,7 +136,6 @@ def import_demonstrations(
     Columns: prompt (or instruction) and completion (or response, output), or messages; or message
     trees, whose best answers are taken.
     """
-    how = _How(file_name, created_by, limits, mapping, progress)
     return _import_labels(DemonstrationFile, session, study, file, how)
 
 
@@ -160,19 +143,13 @@ def import_comparisons(
     session: Session,
     study: Study,
     file: BinaryIO,
-    *,
-    file_name: str,
-    created_by: User | None = None,
-    limits: Limits | None = None,
-    mapping: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    **how: Unpack[How],
 ) -> ImportReport:
     """Import a seekable file of comparisons as rankings of two, as above.
 
     Columns: chosen and rejected, as whole dialogues, or prompt beside them; chosen_model and
     rejected_model where they are known.
     """
-    how = _How(file_name, created_by, limits, mapping, progress)
     return _import_labels(ComparisonFile, session, study, file, how)
 
 
@@ -180,19 +157,13 @@ def import_rankings(
     session: Session,
     study: Study,
     file: BinaryIO,
-    *,
-    file_name: str,
-    created_by: User | None = None,
-    limits: Limits | None = None,
-    mapping: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    **how: Unpack[How],
 ) -> ImportReport:
     """Import a seekable file of rankings, as above.
 
     Columns: prompt, completions, and groups or ranks; models where they are known. Or message
     trees: the ranked answers to each of the user's messages.
     """
-    how = _How(file_name, created_by, limits, mapping, progress)
     return _import_labels(RankingFile, session, study, file, how)
 
 
@@ -210,10 +181,10 @@ def _import_labels(
     session: Session,
     study: Study,
     file: BinaryIO,
-    how: _How,
+    how: How,
 ) -> ImportReport:
     def named(session: Session, study: Study) -> RecordFile[Any]:
-        return kind(session, study, how.file_name)
+        return kind(session, study, how["file_name"])
 
     return _import(session, study, named, file, how)
 
@@ -234,16 +205,16 @@ def _import(
     study: Study,
     kind: Callable[[Session, Study], RecordFile[Row]],
     file: BinaryIO,
-    how: _How,
+    how: How,
 ) -> ImportReport:
-    file_name, created_by = how.file_name, how.created_by
+    file_name, created_by = how["file_name"], how.get("created_by")
     began = time.monotonic()
     # What is planned while tables are small is no plan for a million rows of one transaction.
     session.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
     # Imports into one study wait for each other; foreign keys to the study do not wait.
     session.refresh(study, ["id"], with_for_update={"key_share": True})
     records = kind(session, study)
-    limits = how.limits or Limits(file_bytes=get_settings().max_upload_bytes)
+    limits = how.get("limits") or Limits(file_bytes=get_settings().max_upload_bytes)
     check_size(file, limits, Problems(file_name))
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     before = _imported_before(session, study, records.kind, sha256)
@@ -360,18 +331,20 @@ def _read(
     session: Session,
     records: RecordFile[Row],
     file: BinaryIO,
-    how: _How,
+    how: How,
     limits: Limits,
     import_id: int,
 ) -> dict[str, Any]:
     """Read the file to its end and store it; the counts of its report. Raises ImportRefused."""
-    problems = Problems(how.file_name)
+    problems, progress = Problems(how["file_name"]), how.get("progress")
     reader = _Reader(records, import_id, problems, partial(analyze, session, *GROWING))
     required = shapes.accepted(records.kind, records.required)
-    for record in read_records(file, how.file_name, required, limits, problems, how.mapping):
+    for record in read_records(
+        file, how["file_name"], required, limits, problems, how.get("mapping")
+    ):
         reader.take(record)
-        if how.progress is not None and reader.read % PROGRESS == 0:
-            how.progress(file.tell(), reader.read)
+        if progress is not None and reader.read % PROGRESS == 0:
+            progress(file.tell(), reader.read)
     reader.finish()
     counts = records.counts()
     out = sum(len(lines) for lines in reader.left_out.values())

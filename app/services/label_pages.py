@@ -55,7 +55,7 @@ class Card:
 def excerpt(text: str) -> str:
     """The beginning of a text, on one line."""
     line = " ".join(text[: 4 * EXCERPT].split())
-    return line if len(line) <= EXCERPT else line[:EXCERPT].rstrip() + "…"
+    return line if len(line) <= EXCERPT else line[:EXCERPT].rstrip(" .,;:…") + "…"
 
 
 @dataclass(frozen=True, kw_only=True)

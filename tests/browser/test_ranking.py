@@ -166,7 +166,7 @@ def test_only_what_was_answered_is_stored(
         page.locator("#completion-C").get_by_role("group", name="Gives harmful").get_by_label(
             "No", exact=True
         ).check(force=True)
-        press("q", "y", "ArrowDown", "n", "k", "Backspace")
+        press("q", "y", "ArrowDown", "n", "Backspace")
         for name in ["A, rated in part", "B, not rated", "C, rated 4", "D, not rated"]:
             expect(page.get_by_role("button", name=name)).to_be_visible()
         press("r", "a", "1", "b", "1", "c", "1", "d", "1", "Control+Enter")

@@ -26,6 +26,7 @@ _numbers = count(3)
 
 
 def _choose_file(page: Page) -> None:
+    page.locator("[name=kind][value=prompts]").check()
     page.get_by_label("File", exact=True).set_input_files(_file())
     page.get_by_role("button", name="Look at the file").click()
     page.get_by_role("heading", name=FILE).wait_for()
@@ -34,7 +35,7 @@ def _choose_file(page: Page) -> None:
 def _import_file(page: Page) -> None:
     _choose_file(page)
     page.get_by_role("button", name="Import", exact=True).click()
-    page.get_by_role("link", name="Import another file").wait_for(timeout=60_000)
+    page.get_by_text("prompts read").first.wait_for(timeout=60_000)
 
 
 def _file() -> FilePayload:

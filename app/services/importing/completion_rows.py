@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.config import get_settings
@@ -16,6 +16,7 @@ from app.models import Completion, FoldedPrompt, Policy, PolicyKind, Prompt, Stu
 from app.services import prompts
 from app.services.bulk import among, copy_rows, next_ids
 from app.services.importing import columns
+from app.services.importing.outside import OutsidePolicies
 from app.services.importing.problems import RowProblem, RowProblems
 from app.services.importing.records import Names, StoredAtOnce
 
@@ -80,11 +81,7 @@ class CompletionFile(StoredAtOnce):
         self._session = session
         self._study = study
         self._limit = get_settings().max_prompt_characters
-        policies = session.execute(
-            select(Policy.name, Policy.id, Policy.kind).where(Policy.study_id == study.id)
-        ).all()
-        self._policy_ids = {name: key for name, key, kind in policies if kind == "external"}
-        self._own = {name for name, _, kind in policies if kind == "checkpoint"}
+        self._policies = OutsidePolicies(session, study)
         self._stored: Counter[str] = Counter()
         self._empty = 0
         self._unused: set[str] = set()
@@ -96,7 +93,7 @@ class CompletionFile(StoredAtOnce):
         model = columns.short_name(values, MODEL)
         if model is None:
             raise RowProblem("the model is missing")
-        if model in self._own:
+        if model in self._policies.own:
             raise RowProblem(f'"{model}" is a policy of this study; give the system another name')
         external_id = columns.short_name(values, PROMPT_ID)
         prompt = columns.text(values, PROMPT, limit=self._limit) or None
@@ -191,7 +188,7 @@ class CompletionFile(StoredAtOnce):
         return known
 
     def _write(self, rows: Sequence[tuple[int, CompletionRow, int]], import_id: int) -> None:
-        self._make_policies(dict.fromkeys(row.model for _, row, _ in rows))
+        self._policies.make(dict.fromkeys(row.model for _, row, _ in rows))
         columns = "id study_id prompt_id policy_id text sample_index external_score import_id"
         ids = next_ids(self._session, Completion, len(rows))
         copy_rows(
@@ -203,7 +200,7 @@ class CompletionFile(StoredAtOnce):
                     key,
                     self._study.id,
                     prompt_id,
-                    self._policy_ids[row.model],
+                    self._policies.ids[row.model],
                     row.text,
                     sample,
                     row.score,
@@ -214,24 +211,6 @@ class CompletionFile(StoredAtOnce):
         )
         self._stored.update(row.model for _, row, _ in rows)
         self._empty += sum(not row.text.strip() for _, row, _ in rows)
-
-    def _make_policies(self, names: Collection[str]) -> None:
-        fresh = [name for name in names if name not in self._policy_ids]
-        if not fresh:
-            return
-        ids = self._session.scalars(
-            insert(Policy).returning(Policy.id, sort_by_parameter_order=True),
-            [
-                {
-                    "study_id": self._study.id,
-                    "name": name,
-                    "label": name,
-                    "kind": PolicyKind.external,
-                }
-                for name in fresh
-            ],
-        )
-        self._policy_ids.update(zip(fresh, ids, strict=True))
 
     def counts(self) -> dict[str, Any]:
         return {

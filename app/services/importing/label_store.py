@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, insert, literal, select
+from sqlalchemy import func, literal, select
 from sqlalchemy.orm import Session
 
 from app.models import (
@@ -17,8 +17,6 @@ from app.models import (
     Completion,
     Demonstration,
     LabelKind,
-    Policy,
-    PolicyKind,
     Prompt,
     Ranking,
     RankingItem,
@@ -28,6 +26,7 @@ from app.services.batch_rows import new_batch
 from app.services.bulk import among, copy_rows, next_ids
 from app.services.importing.label_accounts import Accounts
 from app.services.importing.label_writer import NewLabel, write_labels
+from app.services.importing.outside import OutsidePolicies
 from app.services.importing.problems import RowProblems
 from app.services.preparation.settings import settings_of
 from app.services.preparation.sifting import Preparation
@@ -69,11 +68,7 @@ class LabelStore:
         # Nothing stands for a prompt that was labeled: what is near it becomes one group with it.
         settings = settings_of(study).model_copy(update={"near_duplicates": "keep", "cap": 0})
         self._preparation = Preparation(session, study, settings)
-        policies = session.execute(
-            select(Policy.name, Policy.id, Policy.kind).where(Policy.study_id == study.id)
-        ).all()
-        self._policy_ids = {name: key for name, key, kind in policies if kind == "external"}
-        self._ours = {name for name, _, kind in policies if kind == "checkpoint"}
+        self._policies = OutsidePolicies(session, study)
         self._accounts = Accounts(session, study)
         self._batches: list[Batch] = []
         self._labels_of: Counter[int] = Counter()  # of this file, by prompt
@@ -84,7 +79,7 @@ class LabelStore:
         self._made: dict[tuple[int, int, bytes], int] = {}  # completions of the rows at hand
 
     def is_ours(self, policy: str) -> bool:
-        return policy in self._ours
+        return policy in self._policies.own
 
     @property
     def source_policy(self) -> str:
@@ -213,10 +208,10 @@ class LabelStore:
     ) -> list[list[int]]:
         """The completions of each label: those that are here by prompt, system and text, and new
         ones."""
-        self._make_policies(dict.fromkeys(name for _, row in labels for name in row.policies))
+        self._policies.make(dict.fromkeys(name for _, row in labels for name in row.policies))
         keys = [
             [
-                (prompt_id, self._policy_ids[policy], _digest(text))
+                (prompt_id, self._policies.ids[policy], _digest(text))
                 for policy, text in zip(row.policies, row.texts, strict=True)
             ]
             for prompt_id, row in labels
@@ -229,7 +224,7 @@ class LabelStore:
                 Completion.id,
             ).where(
                 among(Completion.prompt_id, self._older(prompt_id for prompt_id, _ in labels)),
-                among(Completion.policy_id, list(self._policy_ids.values())),
+                among(Completion.policy_id, list(self._policies.ids.values())),
             )
         )
         ids = {(prompt_id, policy_id, digest): key for prompt_id, policy_id, digest, key in here}
@@ -253,24 +248,6 @@ class LabelStore:
             self._made.update(zip(fresh, made, strict=True))
         ids |= self._made
         return [[ids[key] for key in of_label] for of_label in keys]
-
-    def _make_policies(self, names: Collection[str]) -> None:
-        fresh = [name for name in names if name not in self._policy_ids]
-        if not fresh:
-            return
-        ids = self._session.scalars(
-            insert(Policy).returning(Policy.id, sort_by_parameter_order=True),
-            [
-                {
-                    "study_id": self._study.id,
-                    "name": name,
-                    "label": name,
-                    "kind": PolicyKind.external,
-                }
-                for name in fresh
-            ],
-        )
-        self._policy_ids.update(zip(fresh, ids, strict=True))
 
 
 def _demonstrated(users: Collection[int], study: Study, prompt_ids: Collection[int]) -> Any:

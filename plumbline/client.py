@@ -36,6 +36,7 @@ Kind = Literal[
     "prompt",
 ]
 POLL_SECONDS = 2.0
+Source = str | Path | Iterable[Mapping[str, Any]]  # a file by its path, or rows
 
 
 class PlumblineError(Exception):
@@ -128,29 +129,58 @@ class Plumbline:
     def close(self) -> None:
         self._http.close()
 
-    def import_prompts(
-        self, prompts: str | Path | Iterable[Mapping[str, Any]], *, name: str | None = None
-    ) -> ImportReport:
-        """Import a file by its path, or rows: all of it, or nothing. Repeating it is harmless."""
-        return self._import("prompts", prompts, name)
+    def import_prompts(self, prompts: Source, *, name: str | None = None) -> ImportReport:
+        """Import a file by its path, or rows: all of it, or nothing. Repeating it is harmless.
 
-    def import_completions(
-        self, completions: str | Path | Iterable[Mapping[str, Any]], *, name: str | None = None
-    ) -> ImportReport:
+        A worker does it; this waits for the end. Columns are read as their names say.
+        """
+        return self.import_file("prompts", prompts, name=name)
+
+    def import_completions(self, completions: Source, *, name: str | None = None) -> ImportReport:
         """Import completions of other systems for prompts that are there, as above."""
-        return self._import("completions", completions, name)
+        return self.import_file("completions", completions, name=name)
 
-    def _import(
-        self, kind: str, source: str | Path | Iterable[Mapping[str, Any]], name: str | None
+    def import_demonstrations(self, labels: Source, *, name: str | None = None) -> ImportReport:
+        """Import prompts with their answers, as above."""
+        return self.import_file("demonstrations", labels, name=name)
+
+    def import_comparisons(self, labels: Source, *, name: str | None = None) -> ImportReport:
+        """Import pairs of which one is preferred, as above."""
+        return self.import_file("comparisons", labels, name=name)
+
+    def import_rankings(self, labels: Source, *, name: str | None = None) -> ImportReport:
+        """Import ranked completions, as above."""
+        return self.import_file("rankings", labels, name=name)
+
+    def import_file(
+        self,
+        kind: str,
+        source: Source,
+        *,
+        name: str | None = None,
+        timeout: float | None = None,
     ) -> ImportReport:
+        """Import a file of a kind and wait. Raises TimeoutError after `timeout` seconds."""
+        deadline = _deadline(timeout)
         path = f"/imports/{kind}"
         if isinstance(source, str | Path):
             with Path(source).open("rb") as file:
                 params = {"name": name or Path(source).name}
-                return ImportReport.of(self._send("POST", path, content=file, params=params))
-        lines = (json.dumps(dict(row), ensure_ascii=False).encode() + b"\n" for row in source)
-        params = {"name": name or "rows.jsonl"}
-        return ImportReport.of(self._send("POST", path, content=lines, params=params))
+                found = self._send("POST", path, content=file, params=params)
+        else:
+            lines = (json.dumps(dict(row), ensure_ascii=False).encode() + b"\n" for row in source)
+            params = {"name": name or "rows.jsonl"}
+            found = self._send("POST", path, content=lines, params=params)
+        seconds = 0.1
+        while found["state"] not in {"imported", "refused"}:
+            so_far = f"{found['rows_done']} rows of {found['file_name']} are read."
+            _pause(deadline, so_far, seconds)
+            seconds = min(2 * seconds, POLL_SECONDS)
+            found = self._send("GET", f"/imports/{found['id']}")
+        if found["state"] == "refused":
+            more = [f"and {found['more_problems']} more"] if found["more_problems"] else []
+            raise PlumblineError(422, "\n".join([*found["problems"], *more]))
+        return ImportReport.of({**found["report"], **found})
 
     def prompts(self, *, split: str | None = None, usable: bool = False) -> Iterator[Prompt]:
         """All prompts, or those that may be worked on, fetched a page at a time."""
@@ -274,7 +304,8 @@ def _deadline(timeout: float | None) -> float | None:
     return None if timeout is None else time.monotonic() + timeout
 
 
-def _pause(deadline: float | None, state: str) -> None:
-    if deadline is not None and time.monotonic() + POLL_SECONDS > deadline:
+def _pause(deadline: float | None, state: str, seconds: float | None = None) -> None:
+    seconds = POLL_SECONDS if seconds is None else seconds
+    if deadline is not None and time.monotonic() + seconds > deadline:
         raise TimeoutError(state)
-    time.sleep(POLL_SECONDS)
+    time.sleep(seconds)

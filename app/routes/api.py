@@ -33,7 +33,7 @@ from app.routes.api_models import (
     StudyOut,
 )
 from app.routes.exports import send_file
-from app.services import api_tokens, batch_views, exports, imports, withdrawals
+from app.services import api_tokens, batch_views, exports, uploads, withdrawals
 from app.services.batch_progress import batch_progress, batches_with_progress
 from app.services.batches import create_demonstration_batch
 from app.services.exporting.query import ExportQuery
@@ -128,8 +128,8 @@ async def uploaded(request: Request) -> AsyncIterator[BinaryIO]:
 
 @router.post(
     "/studies/{slug}/imports/{kind}",
-    summary="Import a file of prompts or completions: all of it, or nothing",
-    status_code=201,
+    summary="Import a file: a worker takes all of it, or nothing",
+    status_code=202,
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -142,20 +142,22 @@ async def uploaded(request: Request) -> AsyncIterator[BinaryIO]:
 def import_file(
     session: DbSession,
     given: Writable,
-    kind: Literal["prompts", "completions"],
+    kind: Literal["prompts", "completions", "demonstrations", "comparisons", "rankings"],
     file: Annotated[BinaryIO, Depends(uploaded)],
     name: Annotated[str, Query(max_length=200, description="The file's name.")] = "api.jsonl",
 ) -> ImportOut:
-    importer = {"prompts": imports.import_prompts, "completions": imports.import_completions}[kind]
-    report = importer(session, given.study, file, file_name=name, created_by=given.token.user)
-    return ImportOut(
-        kind=report.kind,
-        read=report.read,
-        stored=report.stored,
-        duplicates=report.duplicates,
-        sentences=report.sentences(),
-        report=report.to_json(),
+    """The columns are taken for what their names say, as the upload page guesses them. Ask for the
+    import by its id until its state is `imported` or `refused`.
+    """
+    user = given.token.user
+    return ImportOut.of(
+        uploads.import_soon(session, given.study, kind, file, file_name=name, created_by=user)
     )
+
+
+@router.get("/studies/{slug}/imports/{import_id}", summary="An import: how far it is, its report")
+def show_import(session: DbSession, given: Readable, import_id: Id) -> ImportOut:
+    return ImportOut.of(uploads.find_upload(session, given.study, import_id))
 
 
 @router.get("/studies/{slug}/prompts", summary="Prompts, a page at a time")

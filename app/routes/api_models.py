@@ -22,6 +22,8 @@ from app.models import (
     SnapshotKind,
     Split,
     Study,
+    Upload,
+    UploadState,
     UseCase,
 )
 from app.services import exports
@@ -46,12 +48,34 @@ class StudyOut(BaseModel):
 
 
 class ImportOut(BaseModel):
+    id: int
     kind: str
-    read: int
-    stored: int
-    duplicates: int
-    sentences: list[str] = Field(description="The report in words.")
-    report: dict[str, Any] = Field(description="All counts, as the import's page has them.")
+    file_name: str
+    state: UploadState
+    size: int = Field(description="Bytes.")
+    bytes_done: int
+    rows_done: int
+    sentences: list[str] = Field(description="The report in words, once it is imported.")
+    report: dict[str, Any] | None = Field(description="All counts, once it is imported.")
+    problems: list[str] = Field(description="Why it was refused, by line. Nothing is stored then.")
+    more_problems: int
+
+    @classmethod
+    def of(cls, upload: Upload) -> ImportOut:
+        result = upload.result or {}
+        return cls(
+            id=upload.id,
+            kind=upload.kind,
+            file_name=upload.file_name,
+            state=upload.state,
+            size=upload.size,
+            bytes_done=upload.bytes_done,
+            rows_done=upload.rows_done,
+            sentences=result.get("sentences", []),
+            report=result.get("report"),
+            problems=result.get("problems", []),
+            more_problems=result.get("more", 0),
+        )
 
 
 class PromptOut(BaseModel):

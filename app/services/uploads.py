@@ -238,6 +238,21 @@ def start(session: Session, upload: Upload, choices: Mapping[str, str]) -> None:
     enqueue(session, "import_upload", upload.id)
 
 
+def import_soon(
+    session: Session,
+    study: Study,
+    kind: str,
+    file: BinaryIO,
+    *,
+    file_name: str,
+    created_by: User | None = None,
+) -> Upload:
+    """Keep the file and queue it, its columns read as their names say. Raises as `receive`."""
+    upload = receive(session, study, kind, file, file_name=file_name, created_by=created_by)
+    start(session, upload, preview_of(upload).guesses)
+    return upload
+
+
 def discard(session: Session, upload: Upload) -> None:
     """Forget the file. Raises Conflict while it is being imported."""
     session.refresh(upload, with_for_update=True)
@@ -340,7 +355,7 @@ def carry_out(
         state=UploadState.imported,
         bytes_done=upload.size,
         rows_done=report.read,
-        result={"sentences": report.sentences()},
+        result={"sentences": report.sentences(), "report": report.to_json()},
         import_id=report.import_id,
         finished_at=func.now(),
         lease_until=None,

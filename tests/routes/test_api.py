@@ -14,10 +14,12 @@ from sqlalchemy.orm import Session
 from app import background
 from app.models import (
     ApiToken,
+    Demonstration,
     Export,
     Membership,
     PiiState,
     Prompt,
+    Ranking,
     Role,
     Study,
     TokenScope,
@@ -123,8 +125,13 @@ def test_prompts_in_and_out_by_the_page(client: TestClient, db: Session, token: 
     lines = [{"prompt": f"Prompt {i}: say it.", "prompt_id": f"p{i}"} for i in range(5)]
     body = "\n".join(json.dumps(line) for line in lines)
     report = client.post(f"{HERE}/imports/prompts?name=five.jsonl", headers=writes, content=body)
-    assert report.status_code == 201
-    assert (report.json()["read"], report.json()["stored"]) == (5, 5)
+    assert (report.status_code, report.json()["state"]) == (202, "queued")
+    here = f"{HERE}/imports/{report.json()['id']}"
+    background.import_upload(report.json()["id"])
+    done = client.get(here, headers=writes).json()
+    assert (done["state"], done["rows_done"], done["problems"]) == ("imported", 5, [])
+    assert (done["report"]["read"], done["report"]["stored"]) == (5, 5)
+    assert done["sentences"]
 
     found: list[str] = []
     cursor = ""
@@ -148,6 +155,42 @@ def test_prompts_in_and_out_by_the_page(client: TestClient, db: Session, token: 
     assert "line 1: broken JSON" in broken.json()["detail"]
     assert client.post(f"{HERE}/imports/prompts", headers=writes).status_code == 422
     assert client.post(f"{HERE}/imports/other", headers=writes, content=b"x").status_code == 422
+    assert client.get(f"{HERE}/imports/999", headers=writes).status_code == 404
+
+
+def test_labels_are_imported_and_what_is_refused_later_says_why(
+    client: TestClient, db: Session, token: Any
+) -> None:
+    writes = token("write")
+
+    def imported(kind: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        body = "\n".join(json.dumps(row) for row in rows)
+        asked = client.post(f"{HERE}/imports/{kind}", headers=writes, content=body)
+        assert asked.status_code == 202, asked.text
+        background.import_upload(asked.json()["id"])
+        found: dict[str, Any] = client.get(
+            f"{HERE}/imports/{asked.json()['id']}", headers=writes
+        ).json()
+        return found
+
+    demonstrated = imported("demonstrations", [{"instruction": "Name a bird.", "output": "A tit."}])
+    compared = imported(
+        "comparisons", [{"prompt": "Name a tool.", "chosen": "A saw.", "rejected": "A sea."}]
+    )
+    ranked = imported(
+        "rankings",
+        [{"prompt": "Name a metal.", "completions": ["Tin.", "Ten."], "groups": [[0], [1]]}],
+    )
+    for found in (demonstrated, compared, ranked):
+        assert (found["state"], found["report"]["stored"]) == ("imported", 1)
+    assert len(db.scalars(select(Demonstration)).all()) == 1
+    assert len(db.scalars(select(Ranking)).all()) == 2
+
+    rows = [{"prompt": f"Prompt {i}."} for i in range(20)]
+    refused = imported("prompts", [*rows, {"prompt": 5}])
+    assert (refused["state"], refused["report"]) == ("refused", None)
+    assert "line 21" in refused["problems"][0]
+    assert db.scalar(select(func.count()).select_from(Prompt)) == 3
 
 
 def test_from_a_batch_to_the_snapshots_files(

@@ -45,10 +45,10 @@ def test_a_study_from_nothing_to_rankings(
     assert "/studies/a-study" in made.output
     run("member", "add", "lena", "--study", "a-study", "--role", "heldout_labeler")
     assert (
-        "2 prompts read, 2 stored" in run("import", "prompts", prompts, "--study", "a-study").output
+        "Prompts: 2 read, 2 stored" in run("import", "prompts", prompts, "--study", "a-study").output
     )
     done = run("import", "completions", completions, "--study", "a-study")
-    assert "6 completions read, 6 stored" in done.output
+    assert "Completions: 6 read, 6 stored" in done.output
     assert (
         "2 rankings (2 of K = 3), 0 of them with ties"
         in run("rank-by-score", "--study", "a-study").output
@@ -134,7 +134,7 @@ def test_labels_are_imported_and_taken_back(
     pairs.write_text(json.dumps({"prompt": "Say 1.", "chosen": "One.", "rejected": "No."}))
     run("study", "create", "A study")
     done = run("import", "comparisons", pairs, "--study", "a-study")
-    assert "1 comparisons read, 1 stored" in done.output
+    assert "Comparisons: 1 read, 1 stored" in done.output
     assert "This is import 1" in done.output
     undone = run("undo-import", 1, "--study", "a-study")
     assert undone.exit_code == 0, undone.output

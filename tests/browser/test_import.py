@@ -99,7 +99,7 @@ def test_a_file_from_its_first_rows_to_its_report(
         background.import_upload(session.scalars(queued).one())
     if not scripts:
         page.reload()
-    expect(page.get_by_text("4 prompts read, 4 stored")).to_be_visible()
+    expect(page.get_by_text("Prompts: 4 read, 4 stored")).to_be_visible()
     no_violations(page, scripts=scripts)
     shot(page, "report")
     page.goto(f"{live_url}/studies/alpha/import")

@@ -226,7 +226,7 @@ def test_a_file_is_imported_and_reported(
     data = gzip.compress(jsonl({"prompt_id": 1, "prompt": "Say 1."}, {"prompt": "Say 2."}))
     done = upload(session, client, study, "prompts", data, "prompts.jsonl.gz")
     assert done.status_code == 200
-    assert "2 prompts read, 2 stored, 0 duplicates" in text_of(done.text)
+    assert "Prompts: 2 read, 2 stored, 0 left out as duplicates" in text_of(done.text)
     again = upload(session, client, study, "prompts", data, "prompts.jsonl.gz")
     assert "Nothing new: all of it was here already." in text_of(again.text)
     completions = jsonl({"prompt_id": "1", "model": "m", "completion": "One.", "score": 0.5})
@@ -242,7 +242,7 @@ def test_a_file_is_imported_and_reported(
     listed = client.get(f"/studies/{study.slug}/import").text
     report = re.search(r'href="([^"]+/files/\d+)">prompts.jsonl.gz</a>', listed)
     assert report  # found again after the page was left
-    assert "2 prompts read, 2 stored" in text_of(client.get(report[1]).text)
+    assert "Prompts: 2 read, 2 stored" in text_of(client.get(report[1]).text)
 
 
 def test_an_import_is_undone_on_its_page(
@@ -251,7 +251,7 @@ def test_an_import_is_undone_on_its_page(
     here = f"/studies/{study.slug}/import"
     row: dict[str, object] = {"prompt": "Say 1.", "chosen": "One.", "rejected": "No."}
     done = upload(session, client, study, "comparisons", jsonl(row), "pairs.jsonl")
-    assert "1 comparisons read, 1 stored, 0 duplicates" in text_of(done.text)
+    assert "Comparisons: 1 read, 1 stored, 0 left out as duplicates" in text_of(done.text)
     record = session.scalars(select(Import)).one()
     page = client.post(f"{here}/{record.id}/undo")
     assert page.status_code == 200
@@ -323,7 +323,7 @@ def test_columns_are_guessed_and_changed(
     assert client.post(f"{address}/start", data=chosen).status_code == 409
     assert client.post(f"{address}/discard").status_code == 409
     carry_out(session, int(address.rpartition("/")[2]))
-    assert "2 prompts read, 2 stored" in text_of(client.get(address).text)
+    assert "Prompts: 2 read, 2 stored" in text_of(client.get(address).text)
     first = session.scalars(select(Prompt).order_by(Prompt.id)).first()
     assert first is not None
     assert first.text == "<b>"

@@ -9,12 +9,12 @@ from typing import Any
 
 # What became of prompts that were not stored: by FoldReason, after their number.
 FOLDED = {
-    "exact": "were here already, word for word",
-    "prefix": "begin for long like one that is here, which stands for them",
-    "near": "are nearly the same as one that is here, which stands for them",
-    "other_side": "are nearly the same as one that is here in another split, and were left out",
-    "over_length": "have more tokens than the study takes, and were left out",
-    "over_cap": "are more than the study takes of their user, and were left out",
+    "exact": "here already, word for word",
+    "prefix": "with the long beginning of another, which stands for it",
+    "near": "nearly the same as another, which stands for it",
+    "other_side": "left out: nearly the same as one that is here in another split",
+    "over_length": "left out: more tokens than the study takes",
+    "over_cap": "left out: more than the study takes of one user",
 }
 
 
@@ -50,8 +50,8 @@ class ImportReport:
     def sentences(self) -> list[str]:
         """The report in words, one fact a sentence."""
         said = [
-            f"{self.read:,} {self.kind} read, {self.stored:,} stored, "
-            f"{self.duplicates:,} duplicates, in {self.seconds:.1f} s."
+            f"{self.kind.capitalize()}: {self.read:,} read, {self.stored:,} stored, "
+            f"{self.duplicates:,} left out as duplicates, in {self.seconds:.1f} s."
         ]
         if self.stored == 0:
             said.append("Nothing new: all of it was here already.")
@@ -59,7 +59,7 @@ class ImportReport:
             said.append(f"This very file was imported on {self.imported_before:%Y-%m-%d %H:%M}.")
         if self.own_users:
             said.append(
-                f"{self.own_users:,} prompts came without a user: each counts as its own user."
+                f"{self.own_users:,} without a user: each counts as a user of its own."
             )
         for reason, text in FOLDED.items():
             if count := self.folded.get(reason, 0):
@@ -68,14 +68,14 @@ class ImportReport:
                 )
         if self.held:
             said.append(
-                f"{self.held:,} are held: they seem to tell about a person, and wait for a "
-                f"researcher to clear, redact or drop them."
+                f"{self.held:,} held for what may be personal information, until a researcher "
+                f"clears, redacts or drops it."
             )
         if self.new_prompts:
-            said.append(f"{self.new_prompts:,} prompts came with them.")
+            said.append(f"New prompts that came with them: {self.new_prompts:,}.")
         if self.prompt_not_taken:
             said.append(
-                f"{self.prompt_not_taken:,} were left out: their prompts are too long for the "
+                f"{self.prompt_not_taken:,} left out with a prompt that is too long for the "
                 f"study, or nearly the same as one in another split."
             )
         for reason, count in self.left_out.items():

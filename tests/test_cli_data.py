@@ -44,9 +44,8 @@ def test_a_study_from_nothing_to_rankings(
     made = run("study", "create", "A study", "--rehearsal", "--researcher", "rosa")
     assert "/studies/a-study" in made.output
     run("member", "add", "lena", "--study", "a-study", "--role", "heldout_labeler")
-    assert (
-        "Prompts: 2 read, 2 stored" in run("import", "prompts", prompts, "--study", "a-study").output
-    )
+    done = run("import", "prompts", prompts, "--study", "a-study")
+    assert "Prompts: 2 read, 2 stored" in done.output
     done = run("import", "completions", completions, "--study", "a-study")
     assert "Completions: 6 read, 6 stored" in done.output
     assert (

@@ -58,9 +58,7 @@ class ImportReport:
         if self.imported_before:
             said.append(f"This very file was imported on {self.imported_before:%Y-%m-%d %H:%M}.")
         if self.own_users:
-            said.append(
-                f"{self.own_users:,} without a user: each counts as a user of its own."
-            )
+            said.append(f"{self.own_users:,} without a user: each counts as a user of its own.")
         for reason, text in FOLDED.items():
             if count := self.folded.get(reason, 0):
                 said.append(

@@ -26,7 +26,7 @@ HELD_LOGITS = 1 << 26  # more are computed in chunks, forward and backward, and 
 
 
 def hidden_states(model: PreTrainedModel, packed: Packed) -> Tensor:
-    """The trunk's last hidden states (N, D) of a packed row."""
+    """The trunk's last hidden states (N, D), float32, of a packed row."""
     trunk = getattr(model, model.base_model_prefix)
     packed = packed.to(model.device)
     output = trunk(
@@ -35,7 +35,7 @@ def hidden_states(model: PreTrainedModel, packed: Packed) -> Tensor:
         blocks=packed.blocks,
         use_cache=False,
     )
-    return output.last_hidden_state[0]  # type: ignore[no-any-return]
+    return output.last_hidden_state[0].float()  # type: ignore[no-any-return]
 
 
 def token_losses(
@@ -122,7 +122,7 @@ def scores_at(model: PreTrainedModel, packed: Packed, places: Tensor) -> Tensor:
     """A reward model's scores (n,) at n places of a packed row; (n, M) where it has M heads."""
     head: nn.Linear = model.score  # type: ignore[assignment]
     hidden = hidden_states(model, packed)[places.to(model.device)]
-    scores: Tensor = head(hidden).squeeze(-1)
+    scores: Tensor = head(hidden).squeeze(-1).float()
     return scores + float(model.config.reward_bias)
 
 

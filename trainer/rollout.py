@@ -96,7 +96,9 @@ class Episodes:
 
     def spread(self, values: Tensor) -> Tensor:
         """Values (n,) of the sampled tokens as (B, T), 0 where masked."""
-        return torch.zeros(self.mask.shape, device=values.device).masked_scatter(self.mask, values)
+        return torch.zeros(self.mask.shape, device=values.device).masked_scatter(
+            self.mask, values.float()
+        )
 
 
 @torch.no_grad()

@@ -134,7 +134,7 @@ def test_a_worker_imports_it_and_says_how_far_it_is(
         assert (upload.state, upload.attempt, upload.rows_done) == (UploadState.imported, 1, 3000)
         assert upload.bytes_done == upload.size == len(data)
         assert upload.result is not None
-        assert "3,000 prompts read" in upload.result["sentences"][0]
+        assert "Prompts: 3,000 read" in upload.result["sentences"][0]
         assert upload.import_id == session.scalars(select(Import.id)).one()
         assert not Path(storage.fetch(upload.uri)).exists()
 

@@ -35,7 +35,7 @@ def _choose_file(page: Page) -> None:
 def _import_file(page: Page) -> None:
     _choose_file(page)
     page.get_by_role("button", name="Import", exact=True).click()
-    page.get_by_text("prompts read").first.wait_for(timeout=60_000)
+    page.get_by_text("left out as duplicates").first.wait_for(timeout=60_000)
 
 
 def _file() -> FilePayload:

@@ -200,10 +200,15 @@ def _next_task(
     found = None
     if outlook.begun:
         found = first(_begun_tasks(membership), skip_locked=True)
-    if found is None:
+    if found is not None or not wait:
+        return found or first(_free_tasks(membership), skip_locked=True)
+    with session.begin_nested() as savepoint:
         found = first(_free_tasks(membership), skip_locked=True)
-    if found is None and wait:
-        # All that is left may be locked for a moment by others who leave slots free: wait for them.
+        if found is None:  # let go of tasks that were full by the time they were locked
+            savepoint.rollback()
+    if found is None:
+        # All that is left may be locked for a moment by others who leave slots free: wait for
+        # them, holding nothing that they may wait for.
         found = first(_free_tasks(membership), skip_locked=False)
     return found
 

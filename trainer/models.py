@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from trainer.attention import ATTENTION, Wanted, attention, trim_last_layer, untrim
 from trainer.contract import ContractError, RunSpec
-from trainer.packing import ATTENTION, attention, pack
+from trainer.packing import Block, pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -145,19 +146,30 @@ def use_packed_attention(model: PreTrainedModel) -> None:
     sequences = [[1, 2, 3], [3, 2, 1, 0]]
     with torch.no_grad():
         alone = [trunk(input_ids=torch.tensor([s]).to(device()))[0][0] for s in sequences]
-        model.set_attn_implementation(ATTENTION)
-        packed = pack([(sequences[0][:2], [sequences[0][2:]]), (sequences[1], ())]).to(device())
-        try:
-            row = trunk(
-                input_ids=packed.tokens, position_ids=packed.position_ids, blocks=packed.blocks
-            )[0][0]
-        except TypeError as error:
-            raise ContractError(f"{model.config.model_type}: no packed rows: {error}") from error
-    first = [packed.prompts[0], packed.prompts[0] + 1, packed.completions[0]]
-    second = [packed.prompts[1] + i for i in range(4)]
-    for expected, places in zip(alone, (first, second), strict=True):
-        if not torch.allclose(row[places], expected, rtol=1e-3, atol=1e-3):
+    expected = torch.cat(alone)
+    model.set_attn_implementation(ATTENTION)
+    packed = pack([(sequences[0][:2], [sequences[0][2:]]), (sequences[1], ())]).to(device())
+    first, second = packed.prompts
+    places = [first, first + 1, packed.completions[0], *range(second, second + 4)]
+
+    @torch.no_grad()
+    def agrees(blocks: tuple[Block, ...] | Wanted, chosen: slice) -> bool:
+        options = {"position_ids": packed.position_ids, "blocks": blocks}
+        row = trunk(input_ids=packed.tokens, **options)[0][0][places]
+        return torch.allclose(row[chosen], expected[chosen], rtol=1e-3, atol=1e-3)
+
+    try:
+        if not agrees(packed.blocks, slice(None)):
             raise ContractError(f"{model.config.model_type}: its attention cannot be packed")
+    except TypeError as error:
+        raise ContractError(f"{model.config.model_type}: no packed rows: {error}") from error
+    if (last := trim_last_layer(trunk)) is not None:
+        try:
+            trimmed = agrees(Wanted(packed.blocks, sorted(places[1:4])), slice(1, 4))
+        except (TypeError, RuntimeError, IndexError):
+            trimmed = False
+        if not trimmed:
+            untrim(last)
 
 
 def check_same_tokenizer(source: str, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -3,7 +3,8 @@
 A batch is a list of trees: a prompt, and the completions that go on from it. The prompt's tokens
 pass through the model once whatever the number of completions; a sequence without completions is
 a tree of a prompt alone. The linear layers of a model see one row of tokens. Attention sees blocks,
-each a rectangle of sequences of about one length, so that no mask of the whole row is ever made.
+each a rectangle of sequences of about one length, so that no mask of the whole row is ever made
+(trainer.attention).
 """
 
 from __future__ import annotations
@@ -14,9 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-ATTENTION = "plumbline"  # its name among the attention functions of transformers
 SLACK = 0.05  # of a block's width may be padding, or SLACK_TOKENS where that is more
 SLACK_TOKENS = 2
 
@@ -112,53 +111,3 @@ def _of_one_length(lengths: Sequence[int]) -> list[list[int]]:
                 continue
         groups.append([i])
     return groups
-
-
-def attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    blocks: tuple[Block, ...] | None = None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """Attention of transformers models: query, key, value (B, H, N, D) to (B, N, H, D).
-
-    With blocks, B is 1 and every block is computed by itself; without (sampling), transformers'
-    own function for torch's scaled dot product answers.
-    """
-    if blocks is None:
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, **options
-        )
-    heads, _, depth = query.shape[1:]
-    if key.shape[1] != heads:  # grouped queries
-        key = key.repeat_interleave(heads // key.shape[1], dim=1)
-        value = value.repeat_interleave(heads // value.shape[1], dim=1)
-    sizes = [block.tokens for block in blocks]
-    queries, keys, values = (x[0].split(sizes, dim=1) for x in (query, key, value))
-    outputs = []
-    for block, q, k, v in zip(blocks, queries, keys, values, strict=True):
-        shape = (heads, block.rows, block.width, depth)
-        q, k, v = q.reshape(shape), k.reshape(shape), v.reshape(shape)
-        mask = None
-        if block.parent is not None:
-            k, v = (
-                torch.cat([parts[block.parent][:, None].expand(-1, block.rows, -1, -1), own], dim=2)
-                for parts, own in ((keys, k), (values, v))
-            )
-            seen = blocks[block.parent].width
-            mask = torch.ones(
-                block.width, seen + block.width, dtype=torch.bool, device=q.device
-            ).tril(seen)
-        output = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
-        )
-        outputs.append(output.reshape(heads, block.tokens, depth))
-    return torch.cat(outputs, dim=1).transpose(0, 1)[None], None

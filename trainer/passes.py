@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainer.attention import wanted_of
 from trainer.data import Encoder, parts_of
 from trainer.ensemble import mean_and_spread
 from trainer.packing import Packed, Tree, pack
@@ -25,17 +26,22 @@ SCORED_PROMPTS = 32  # in one pass of score_completions
 HELD_LOGITS = 1 << 26  # more are computed in chunks, forward and backward, and never held at once
 
 
-def hidden_states(model: PreTrainedModel, packed: Packed) -> Tensor:
-    """The trunk's last hidden states (N, D), float32, of a packed row."""
+def hidden_states(
+    model: PreTrainedModel, packed: Packed, places: Sequence[int] | None = None
+) -> Tensor:
+    """The trunk's last hidden states (n, D), float32, at n places of a packed row, or at all."""
     trunk = getattr(model, model.base_model_prefix)
     packed = packed.to(model.device)
     output = trunk(
         input_ids=packed.tokens,
         position_ids=packed.position_ids,
-        blocks=packed.blocks,
+        blocks=wanted_of(packed.blocks, places),
         use_cache=False,
     )
-    return output.last_hidden_state[0].float()  # type: ignore[no-any-return]
+    hidden: Tensor = output.last_hidden_state[0]
+    if places is not None:
+        hidden = hidden[torch.tensor(places, device=hidden.device)]
+    return hidden.float()
 
 
 def token_losses(
@@ -84,9 +90,8 @@ def language_loss(
         start = 1 if first is None else first[i]
         before += range(place + start - 1, place + len(document) - 1)
         targets += document[start:]
-    hidden = hidden_states(policy, packed)
-    to = hidden.device
-    hidden, aims = hidden[torch.tensor(before, device=to)], torch.tensor(targets, device=to)
+    hidden = hidden_states(policy, packed, before)
+    aims = torch.tensor(targets, device=hidden.device)
     return token_losses(policy, hidden, aims, reduction="sum")
 
 
@@ -118,11 +123,10 @@ def mean_language_loss(
     return processes.sum(total) / tokens
 
 
-def scores_at(model: PreTrainedModel, packed: Packed, places: Tensor) -> Tensor:
+def scores_at(model: PreTrainedModel, packed: Packed, places: Sequence[int]) -> Tensor:
     """A reward model's scores (n,) at n places of a packed row; (n, M) where it has M heads."""
     head: nn.Linear = model.score  # type: ignore[assignment]
-    hidden = hidden_states(model, packed)[places.to(model.device)]
-    scores: Tensor = head(hidden).squeeze(-1).float()
+    scores: Tensor = head(hidden_states(model, packed, places)).squeeze(-1).float()
     return scores + float(model.config.reward_bias)
 
 
@@ -134,7 +138,7 @@ def tree_scores(model: PreTrainedModel, trees: Sequence[Tree]) -> Tensor:
     packed = pack(trees)
     lengths = [len(completion) for _, completions in trees for completion in completions]
     ends = [p + n - 1 for p, n in zip(packed.completions, lengths, strict=True)]
-    return scores_at(model, packed, torch.tensor(ends))
+    return scores_at(model, packed, ends)
 
 
 @torch.no_grad()

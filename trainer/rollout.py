@@ -73,26 +73,24 @@ class Rollout:
         for place, i in zip(packed.prompts, picked, strict=True):
             start = place + len(self.prompts[i]) - 1
             before += range(start, start + len(self.sampled[i].ids))
-        return Episodes(
-            packed, torch.tensor(before).to(device()), self.completions[rows], self.mask[rows]
-        )
+        return Episodes(packed, before, self.completions[rows], self.mask[rows])
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """Some episodes of a rollout in one row. before (n,) are the places just before each of their
+    """Some episodes of a rollout in one row. before are the n places just before each of their
     sampled tokens, episode after episode; completions, mask (B, T) as in the rollout.
     """
 
     packed: Packed
-    before: Tensor
+    before: list[int]
     completions: Tensor
     mask: Tensor
 
     @property
-    def last(self) -> Tensor:
+    def last(self) -> list[int]:
         """The places (B,) of the last tokens."""
-        return self.before[self.mask.sum(1).cumsum(0) - 1] + 1
+        return [self.before[n - 1] + 1 for n in self.mask.sum(1).cumsum(0).tolist()]
 
     def spread(self, values: Tensor) -> Tensor:
         """Values (n,) of the sampled tokens as (B, T), 0 where masked."""
@@ -202,7 +200,7 @@ def completion_logprobs(
     """
     losses = token_losses(
         policy,
-        hidden_states(policy, episodes.packed)[episodes.before],
+        hidden_states(policy, episodes.packed, episodes.before),
         episodes.completions[episodes.mask],
         temperature=temperature,
         without=pad,

@@ -96,6 +96,46 @@ def test_every_architecture_reads_a_packed_row_as_it_reads_each_sequence(
 
 
 @pytest.mark.parametrize("architecture", TINY)
+@pytest.mark.parametrize("share", [0.05, 0.6])
+def test_the_last_layer_computes_what_is_wanted_and_no_more(
+    architecture: str, share: float
+) -> None:
+    model = tiny(architecture, "policy")
+    given = trees(3)
+    use_packed_attention(model)
+    packed = pack(given)
+    rng = random.Random(6)
+    own_completions = [completion for _, own in given for completion in own]
+    ends = [
+        place + len(completion) - 1
+        for place, completion in zip(packed.completions, own_completions, strict=True)
+    ]
+    tokens = packed.tokens.shape[1]
+    places = (
+        rng.sample(ends, len(ends))
+        if share < 0.5
+        else rng.sample(range(tokens), round(share * tokens))
+    )
+    places.append(places[0])
+    whole = hidden_states(model, packed)[places]
+    weights = torch.randn(whole.shape, generator=torch.Generator().manual_seed(7))
+    (whole * weights).sum().backward()
+    expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    rows: list[int] = []
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.LayerNorm | torch.nn.Linear)]
+    for module in linear:
+        module.register_forward_hook(lambda _m, given, _o: rows.append(given[0].shape[-2]))
+    trimmed = hidden_states(model, packed, places)
+    torch.testing.assert_close(trimmed, whole, rtol=1e-4, atol=1e-4)
+    (trimmed * weights).sum().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-3, atol=1e-3)
+    assert len(set(places)) in rows
+
+
+@pytest.mark.parametrize("architecture", TINY)
 def test_scores_and_their_gradients_equal_those_of_separate_sequences(architecture: str) -> None:
     model = tiny(architecture, "reward")
     given = [tree for tree in trees(2) if tree[1]]

@@ -11,17 +11,15 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
+from trainer.decoding import Decoding
 from trainer.packing import Block
-
-if TYPE_CHECKING:
-    pass
 
 ATTENTION = "plumbline"  # its name among the attention functions of transformers
 MANY = 0.75  # of a row's places: where more are wanted the last layer computes all
@@ -64,15 +62,15 @@ def attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    blocks: tuple[Block, ...] | Wanted | _Leave | _Attended | None = None,
+    blocks: tuple[Block, ...] | Wanted | _Leave | _Attended | Decoding | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Attention of transformers models: query, key, value (B, H, N, D) to (B, N, H, D).
 
-    With blocks, B is 1 and every block is computed by itself; without (sampling), transformers'
-    own function for torch's scaled dot product answers.
+    With blocks, B is 1 and every block is computed by itself; with Decoding, N is 1; with neither
+    transformers' own function for torch's scaled dot product answers.
     """
     if blocks is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -82,6 +80,8 @@ def attention(
         )
     if isinstance(blocks, _Attended):
         return blocks.output, None
+    if isinstance(blocks, Decoding):
+        return blocks.attend(module.layer_idx, query, scaling), None  # type: ignore[arg-type]
     wanted = None
     if isinstance(blocks, _Leave):
         wanted = blocks.wanted.places
@@ -185,7 +185,9 @@ def _forward(whole: Any, hidden: Tensor, *args: Any, **options: Any) -> Any:
     places = torch.tensor(wanted.places, device=hidden.device)
 
     def at_places(option: Any) -> Any:
-        """Of positions and rotary angles (1, N, ...) those that are wanted."""
+        """Of positions and rotary angles (1, N, ...) those that are wanted; no cache again."""
+        if isinstance(option, Decoding):
+            return None
         along = isinstance(option, Tensor) and option.ndim > 1 and option.shape[1] == length
         return option.index_select(1, places) if along else option
 

@@ -9,9 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import torch
-from torch import Tensor
-
 from trainer.contract import DATA, ContractError, RunSpec, TextRecord, _Record, read_records
 
 if TYPE_CHECKING:
@@ -107,20 +104,6 @@ def packed_rows(documents: Iterable[Sequence[int]], row_tokens: int) -> list[lis
     if not rows:
         raise ContractError("the pretraining text is empty")
     return rows
-
-
-def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """(tokens (B, T), mask (B, T) true on tokens) with the padding in front.
-
-    It is what sampling continues. The mask comes from lengths, never from the pad id.
-    """
-    width = max(map(len, rows))
-    tokens = torch.full((len(rows), width), pad)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        tokens[i, width - len(row) :] = torch.tensor(row)
-        mask[i, width - len(row) :] = True
-    return tokens, mask
 
 
 def epoch_batches(count: int, size: int, seed: int, epoch: int) -> list[list[int]]:

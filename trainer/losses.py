@@ -6,12 +6,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
-    """Log-probability in nats of each target (B, T) under logits (B, T, V)."""
-    chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    return chosen - logits.logsumexp(-1)
-
-
 def ranking_loss(scores: Tensor, chosen: Tensor, rejected: Tensor, weights: Tensor) -> Tensor:
     """Eq. 1: -log sigmoid(r(x, y_w) - r(x, y_l)), summed with weights.
 

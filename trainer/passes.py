@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from trainer.attention import wanted_of
 from trainer.data import Encoder, parts_of
+from trainer.decoding import Decoding
 from trainer.ensemble import mean_and_spread
 from trainer.packing import Packed, Tree, pack
 from trainer.processes import Processes, with_last
@@ -27,16 +28,23 @@ HELD_LOGITS = 1 << 26  # more are computed in chunks, forward and backward, and 
 
 
 def hidden_states(
-    model: PreTrainedModel, packed: Packed, places: Sequence[int] | None = None
+    model: PreTrainedModel,
+    packed: Packed,
+    places: Sequence[int] | None = None,
+    decoding: Decoding | None = None,
 ) -> Tensor:
-    """The trunk's last hidden states (n, D), float32, at n places of a packed row, or at all."""
+    """The trunk's last hidden states (n, D), float32, at n places of a packed row, or at all.
+
+    Decoding, if given, keeps the row's keys and values.
+    """
     trunk = getattr(model, model.base_model_prefix)
     packed = packed.to(model.device)
     output = trunk(
         input_ids=packed.tokens,
         position_ids=packed.position_ids,
         blocks=wanted_of(packed.blocks, places),
-        use_cache=False,
+        past_key_values=decoding,
+        use_cache=decoding is not None,
     )
     hidden: Tensor = output.last_hidden_state[0]
     if places is not None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from trainer.data import pad_left, parts_of
+from trainer.data import parts_of
+from trainer.decoding import Decoding
 from trainer.ensemble import mean_and_spread
-from trainer.losses import token_logprobs
 from trainer.models import device
 from trainer.packing import Packed, pack
 from trainer.passes import hidden_states, scores_at, token_losses
@@ -119,20 +119,15 @@ def sample(
     temperature 1. A prompt passes through the model once, whatever n is. Rows that have finished
     leave the batch when they are half of it, so a long completion does not pay for the short ones.
     """
-    counts = torch.tensor([n] * len(prompts) if isinstance(n, int) else list(n))
-    source = torch.arange(len(prompts)).repeat_interleave(counts).to(device())
-    padded, padded_mask = (x.to(device()) for x in pad_left(prompts, pad))
-    output = policy(
-        input_ids=padded,
-        attention_mask=causal_mask(padded_mask),
-        position_ids=positions(padded_mask),
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    cache = output.past_key_values
-    if len(source) != len(prompts) or not bool((counts == 1).all()):
-        cache.batch_select_indices(source)
-    logits = output.logits[source, -1]
+    counts = [n] * len(prompts) if isinstance(n, int) else list(n)
+    prompt_of = [prompt for prompt, count in enumerate(counts) for _ in range(count)]
+    packed = pack([(prompt, ()) for prompt in prompts])
+    decoding = Decoding(packed.prompts, [len(prompt) for prompt in prompts])
+    ends = [place + len(prompt) - 1 for place, prompt in zip(packed.prompts, prompts, strict=True)]
+    hidden = hidden_states(policy, packed, ends, decoding)[prompt_of]
+    decoding.begin(prompt_of)
+    trunk = getattr(policy, policy.base_model_prefix)
+    head = policy.get_output_embeddings()
 
     rows, max_tokens = uniform.shape
     uniform = uniform.to(device())
@@ -141,38 +136,37 @@ def sample(
     lengths = torch.zeros(rows, dtype=torch.long, device=device())
     finished = torch.zeros(rows, dtype=torch.bool, device=device())
     live = torch.arange(rows, device=device())  # the rows still in the batch
-    seen = padded_mask[source]  # (live, P + t): what a new token may attend to
-    place = seen.sum(1)  # the position of the next token
+    first = torch.tensor([len(prompts[i]) for i in prompt_of], device=device())
     for t in range(max_tokens):
-        logits = logits.float()
+        logits = head(hidden).float()
         logits[:, pad] = -torch.inf
         if temperature not in (0, 1):
             logits = logits / temperature
-        chosen = logits.argmax(-1) if temperature == 0 else drawn(logits, uniform[live, t])
+        distribution = logits.log_softmax(-1)
+        chosen = logits.argmax(-1) if temperature == 0 else drawn(distribution, uniform[live, t])
         going = ~finished[live]
         chosen = torch.where(going, chosen, pad)
         tokens[live, t] = chosen
         lengths[live] += going
-        logprobs[live, t] = token_logprobs(logits, chosen).masked_fill(~going, 0.0)
+        reached = distribution.gather(1, chosen[:, None])[:, 0]
+        logprobs[live, t] = reached.masked_fill(~going, 0.0)
         finished[live] |= chosen == eos
         going = ~finished[live]
         left = int(going.sum())
         if left == 0 or t + 1 == max_tokens:
             break
-        seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
         if 2 * left <= len(live):
-            keep = going.nonzero().squeeze(1)
-            live, seen, place, chosen = live[keep], seen[keep], place[keep], chosen[keep]
-            cache.batch_select_indices(keep)
-        output = policy(
+            keep = going.nonzero()[:, 0]
+            live, first, chosen = live[keep], first[keep], chosen[keep]
+            decoding.select(keep)
+        decoding.advance()
+        hidden = trunk(
             input_ids=chosen[:, None],
-            attention_mask=additive(seen[:, None, None, :]),
-            position_ids=place[:, None],
-            past_key_values=cache,
+            position_ids=(first + t)[:, None],
+            past_key_values=decoding,
             use_cache=True,
-        )
-        logits = output.logits[:, -1]
-        place = place + 1
+            blocks=decoding,
+        ).last_hidden_state[:, 0]
     return [
         Sampled(ids[:length], own[:length], done)
         for ids, own, length, done in zip(
@@ -181,14 +175,13 @@ def sample(
     ]
 
 
-def drawn(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Tokens (B,) of the distributions logits (B, V), one for each number (B,) from [0, 1)."""
-    cumulative = logits.softmax(-1).cumsum(-1)
-    aim = uniform[:, None] * cumulative[:, -1:]  # the sum is 1 but for rounding
-    chosen = torch.searchsorted(cumulative, aim, right=True).squeeze(1)
-    # A number just below 1 may be rounded up to the sum: then the last token that is possible.
-    last = (logits > -torch.inf).long().cumsum(-1).argmax(-1)
-    return torch.minimum(chosen, last)
+def drawn(logprobs: Tensor, uniform: Tensor) -> Tensor:
+    """Tokens (B,) of the distributions logprobs (B, V), one for each number (B,) from [0, 1)."""
+    cumulative = logprobs.exp().cumsum(-1)
+    total = cumulative[:, -1:]  # 1 but for rounding
+    # A number just below 1 may be rounded up to the total, above which there is no token.
+    aim = torch.minimum(uniform[:, None] * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, aim, right=True)[:, 0]
 
 
 def completion_logprobs(
@@ -217,23 +210,3 @@ def final_scores(reward_model: PreTrainedModel, episodes: Episodes) -> Tensor:
     """(2, B): scores at each completion's last token, and their spread, 0 but of an ensemble."""
     scores, spread = mean_and_spread(scores_at(reward_model, episodes.packed, episodes.last))
     return torch.stack([scores, torch.zeros_like(scores) if spread is None else spread])
-
-
-def additive(allowed: Tensor) -> Tensor:
-    """A bool attention mask as one to be added: 0 where allowed, the lowest float32 elsewhere.
-
-    Not minus infinity: a padding row that may attend to nothing would become NaN.
-    """
-    lowest = torch.finfo(torch.float32).min
-    return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, lowest)
-
-
-def causal_mask(mask: Tensor) -> Tensor:
-    """(B, T) token mask to the additive causal mask (B, 1, T, T)."""
-    lower = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool, device=mask.device).tril()
-    return additive((lower & mask[:, None, :])[:, None])
-
-
-def positions(mask: Tensor) -> Tensor:
-    """Position ids (B, T) counted from the first true position, 0 on padding before it."""
-    return (mask.long().cumsum(1) - 1).clamp_(min=0)

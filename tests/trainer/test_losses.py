@@ -8,18 +8,8 @@ import pytest
 import torch
 from torch import tensor
 
-from trainer.losses import (
-    pairs_of,
-    ranking_loss,
-    token_logprobs,
-)
+from trainer.losses import pairs_of, ranking_loss
 from trainer.run import cosine_to_tenth
-
-
-def test_token_logprobs() -> None:
-    logits = tensor([[[0.0, 0.0], [0.0, math.log(3)]]])
-    logprobs = token_logprobs(logits, tensor([[0, 1]]))
-    torch.testing.assert_close(logprobs, tensor([[math.log(1 / 2), math.log(3 / 4)]]))
 
 
 def test_pairs_drop_ties() -> None:

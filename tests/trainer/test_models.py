@@ -10,7 +10,7 @@ import torch
 
 from tests.trainer.conftest import demonstrations, prompts
 from trainer.contract import ContractError
-from trainer.data import Encoder, pad_left
+from trainer.data import Encoder
 from trainer.models import (
     Average,
     check_context,
@@ -21,12 +21,10 @@ from trainer.models import (
 from trainer.passes import score_completions, tree_scores
 from trainer.rollout import (
     Rollout,
-    causal_mask,
     completion_logprobs,
     completion_values,
     drawn,
     final_scores,
-    positions,
     sample,
 )
 
@@ -60,15 +58,19 @@ def rollout_of(
 
 
 @torch.no_grad()
-def test_left_padding_leaves_logits_as_they_were(base_model: tuple[Any, Any]) -> None:
+def test_neighbours_leave_a_prompt_s_logits_as_they_were(base_model: tuple[Any, Any]) -> None:
     policy, tokenizer = base_model
     short, long = [30, 31, 32], [40, 41, 42, 43, 44, 45, 46]
-    tokens, mask = pad_left([short, long], tokenizer.pad_token_id)
-    padded = policy(
-        input_ids=tokens, attention_mask=causal_mask(mask), position_ids=positions(mask)
-    ).logits
-    alone = policy(input_ids=torch.tensor([short])).logits
-    torch.testing.assert_close(padded[0, -3:], alone[0], rtol=0, atol=1e-5)
+    uniform = torch.rand(2, 8, generator=torch.Generator().manual_seed(1))
+    options = {"temperature": 1.0, "eos": -1, "pad": tokenizer.pad_token_id}
+    beside = sample(policy, [short, long], uniform=uniform, **options)
+    for prompt, one, own in zip((short, long), beside, uniform, strict=True):
+        logits = policy(input_ids=torch.tensor([prompt + one.ids])).logits[0].float()
+        logits[:, tokenizer.pad_token_id] = -torch.inf
+        expected = logits[len(prompt) - 1 : -1].log_softmax(-1)
+        chosen = expected.gather(1, torch.tensor(one.ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(one.logprobs), chosen, rtol=0, atol=1e-5)
+        assert sample(policy, [prompt], uniform=own[None], **options)[0].ids == one.ids
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from trainer.models import check_head, use_packed_attention
 from trainer.packing import Tree, pack
 from trainer.passes import hidden_states, mean_language_loss, token_losses, tree_scores
 from trainer.processes import Passes, Processes
+from trainer.rollout import sample
 
 TINY: dict[str, dict[str, Any]] = {
     "gpt_neox": {"num_hidden_layers": 2, "num_attention_heads": 2},
@@ -215,3 +216,25 @@ def test_an_architecture_that_cannot_read_packed_rows_is_refused() -> None:
     model = BloomForCausalLM(BloomConfig(vocab_size=60, hidden_size=32, n_layer=1, n_head=2))
     with pytest.raises(ContractError, match="bloom"):
         use_packed_attention(model.eval())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", TINY)
+def test_every_architecture_samples_what_it_reads(architecture: str) -> None:
+    plain, model = tiny(architecture, "policy"), tiny(architecture, "policy")
+    use_packed_attention(model)
+    rng = random.Random(4)
+    asked = [ids(rng, 5), ids(rng, 9), ids(rng, 1)]
+    counts = [3, 1, 2]
+    uniform = torch.rand(6, 40, generator=torch.Generator().manual_seed(2))
+    options = {"n": counts, "uniform": uniform, "temperature": 0.7, "pad": 1}
+    whole = sample(model, asked, eos=-1, **options)
+    made = sample(model, asked, eos=whole[0].ids[9], **options)
+    owners = [prompt for prompt, count in zip(asked, counts, strict=True) for _ in range(count)]
+    assert len({len(one.ids) for one in made}) > 1  # some leave the batch before the others
+    for prompt, one in zip(owners, made, strict=True):
+        logits = plain(input_ids=torch.tensor([prompt + one.ids])).logits[0, len(prompt) - 1 : -1]
+        logits[:, 1] = -torch.inf
+        logprobs = (logits / 0.7).log_softmax(-1)
+        chosen = logprobs.gather(1, torch.tensor(one.ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(one.logprobs), chosen, rtol=0, atol=1e-4)

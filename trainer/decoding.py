@@ -1,0 +1,121 @@
+"""Keys and values while completions are sampled: a prompt's once, whatever is sampled after it.
+
+What transformers' caches do by repeating a prompt's keys for each of its completions and copying
+all of them at every token is done here without: attention to the prompt is computed for all rows of
+the prompt at once, the tokens sampled after it lie in a buffer that doubles when it is full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+ROOM = 32  # sampled tokens that a buffer holds at first
+
+
+class Decoding:
+    """Takes the place of a transformers cache, for R rows that continue P prompts.
+
+    First the prompts pass as one packed row, at `places` (their first tokens) of it, and their keys
+    and values are kept. After `begin` each pass holds one token a row.
+    """
+
+    def __init__(self, places: Sequence[int], lengths: Sequence[int]) -> None:
+        width = max(lengths)
+        steps = torch.arange(width)
+        self._inside = steps < torch.tensor(lengths)[:, None]  # (P, width)
+        self._index = torch.tensor(places)[:, None] + steps * self._inside
+        self._prompts: dict[int, tuple[Tensor, Tensor]] = {}  # layer: (P, H, width, D) each
+        self._own: dict[int, tuple[Tensor, Tensor]] = {}  # layer: (R, H, room, D) each
+        self._step = -1  # the token of the rows that passes; -1 for the prompts
+
+    def begin(self, prompt_of: Sequence[int]) -> None:
+        """The rows to sample: each one's prompt, those of a prompt side by side."""
+        self._place_rows(torch.tensor(prompt_of))
+
+    def advance(self) -> None:
+        """The next token of each row is about to pass."""
+        self._step += 1
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows only, ascending, and the prompts that they continue."""
+        rows = rows.cpu()
+        kept, prompt_of = self._prompt_of[rows].unique_consecutive(return_inverse=True)
+        for layers, index in ((self._prompts, kept), (self._own, rows)):
+            for layer, (keys, values) in layers.items():
+                index = index.to(keys.device)
+                layers[layer] = keys[index], values[index]
+        self._inside = self._inside[kept]
+        self._place_rows(prompt_of)
+
+    def _place_rows(self, prompt_of: Tensor) -> None:
+        """Row r is the query number _slots[r] of P * _each, _each for every prompt."""
+        counts = prompt_of.bincount(minlength=len(self._inside))
+        before = torch.arange(len(prompt_of)) - (counts.cumsum(0) - counts)[prompt_of]
+        self._prompt_of = prompt_of
+        self._each = int(counts.max())
+        self._slots: Tensor | None = prompt_of * self._each + before
+        if bool((counts == self._each).all()):  # the rows are the slots
+            self._slots = None
+        self._mask: Tensor | None = None
+        if not bool(self._inside.all()):
+            self._mask = torch.zeros(self._inside.shape).masked_fill(~self._inside, -torch.inf)
+
+    def get_seq_length(self, _layer: int = 0) -> int:
+        """For transformers, which are given all positions and need not count."""
+        return 0
+
+    def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Keep keys and values (1, H, N, D) of the prompts' row, or (R, H, 1, D) of new tokens."""
+        if self._step < 0:
+            index = self._index.to(key.device)
+            self._prompts[layer] = tuple(x[0][:, index].transpose(0, 1) for x in (key, value))  # type: ignore[assignment]
+            return key, value
+        if layer not in self._own or self._own[layer][0].shape[2] == self._step:
+            self._own[layer] = tuple(self._roomier(layer, i, x) for i, x in enumerate((key, value)))  # type: ignore[assignment]
+        for kept, new in zip(self._own[layer], (key, value), strict=True):
+            kept[:, :, self._step] = new[:, :, 0]
+        return key, value
+
+    def _roomier(self, layer: int, which: int, like: Tensor) -> Tensor:
+        rows, heads, _, depth = like.shape
+        made = like.new_empty(rows, heads, max(ROOM, 2 * self._step), depth)
+        if self._step:
+            made[:, :, : self._step] = self._own[layer][which]
+        return made
+
+    def attend(self, layer: int, query: Tensor, scaling: float | None) -> Tensor:
+        """Attention of one token a row: queries (R, heads, 1, D) to outputs (R, 1, heads, D)."""
+        rows, heads, _, depth = query.shape
+        prompt_keys, prompt_values = self._prompts[layer]
+        keys, values = (x[:, :, : self._step + 1] for x in self._own[layer])
+        prompts, kv_heads, width, _ = prompt_keys.shape
+        shared = heads // kv_heads  # queries of one head of keys
+        query = query.reshape(rows, kv_heads, shared, depth)
+        query = query * (depth**-0.5 if scaling is None else scaling)
+
+        def by_prompt(x: Tensor) -> Tensor:
+            """(R, kv_heads, shared, n) to (P, kv_heads, each * shared, n)."""
+            if self._slots is not None:
+                slots = self._slots.to(x.device)
+                empty = x.new_zeros(prompts * self._each, *x.shape[1:])
+                x = empty.index_copy(0, slots, x)
+            x = x.unflatten(0, (prompts, self._each)).transpose(1, 2)
+            return x.flatten(2, 3)
+
+        def by_row(x: Tensor) -> Tensor:
+            """And back."""
+            x = x.unflatten(2, (self._each, shared)).transpose(1, 2).flatten(0, 1)
+            return x if self._slots is None else x[self._slots.to(x.device)]
+
+        seen = by_prompt(query) @ prompt_keys.transpose(2, 3)
+        if self._mask is not None:
+            self._mask = self._mask.to(seen.device)
+            seen = seen + self._mask[:, None, None]
+        weights = torch.cat([by_row(seen), query @ keys.transpose(2, 3)], dim=-1)
+        weights = weights.softmax(-1, dtype=torch.float32).to(values.dtype)
+        output = by_row(by_prompt(weights[..., :width]) @ prompt_values)
+        output = output + weights[..., width:] @ values
+        return output.reshape(rows, 1, heads, depth)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
 from torch import tensor
 
 from trainer.losses import pairs_of, ranking_loss

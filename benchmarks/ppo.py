@@ -1,24 +1,52 @@
 """PPO against TRL 1.12.0, the last with a PPO trainer: python -m benchmarks.ppo --peer PYTHON.
 
 Policy, reference, reward model and value function of 4M parameters each; one inner epoch, one step
-a batch (TRL's num_mini_batches has no effect), no pretraining mix. What is sampled differs, so no
-losses are compared.
+a batch (TRL's num_mini_batches has no effect), no pretraining mix. End-of-text comes after --ends
+tokens on average, a response has --response at most. What is sampled differs, so no losses are
+compared.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 import tempfile
 from pathlib import Path
 
-from benchmarks.versus import against, our_command, parser, save_models, words, write_run
+from benchmarks.versus import (
+    VOCABULARY,
+    against,
+    our_command,
+    parser,
+    save_models,
+    words,
+    write_run,
+)
 
 RATE = 1e-5
 
 
+def let_end(policy: Path, tokens: int) -> None:
+    """Make end-of-text come after so many tokens on average, wherever the policy is.
+
+    Its embedding, which is its row of the head too, is given a share of every last hidden state.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(policy)
+    with torch.no_grad():
+        row = model.lm_head.weight[0]
+        model.transformer.ln_f.bias += math.log(VOCABULARY / tokens) * row / row.square().sum()
+    model.save_pretrained(policy)
+
+
 def main() -> None:
     options = parser(__doc__)
+    options.add_argument(
+        "--ends", type=int, default=32, help="mean tokens to an end-of-text; 0: next to never"
+    )
     options.add_argument("--batch", type=int, default=32)
     options.add_argument("--prompt", type=int, default=32)
     options.add_argument("--response", type=int, default=48)
@@ -27,6 +55,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
         save_models(home)
+        if given.ends:
+            let_end(home / "policy", given.ends)
         rng = random.Random(1)
         prompts = [words(rng, given.prompt) for _ in range(given.batch * given.iterations)]
         write_run(
@@ -67,6 +97,7 @@ def main() -> None:
             batch=given.batch,
             prompt=given.prompt,
             response=given.response,
+            ends=given.ends,
             episodes=given.batch * (given.iterations - 1),
         )
 

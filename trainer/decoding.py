@@ -71,7 +71,9 @@ class Decoding:
         """Keep keys and values (1, H, N, D) of the prompts' row, or (R, H, 1, D) of new tokens."""
         if self._step < 0:
             index = self._index.to(key.device)
-            self._prompts[layer] = tuple(x[0][:, index].transpose(0, 1) for x in (key, value))  # type: ignore[assignment]
+            self._prompts[layer] = tuple(
+                x[0].transpose(0, 1)[index].transpose(1, 2).contiguous() for x in (key, value)
+            )  # type: ignore[assignment]
             return key, value
         if layer not in self._own or self._own[layer][0].shape[2] == self._step:
             self._own[layer] = tuple(self._roomier(layer, i, x) for i, x in enumerate((key, value)))  # type: ignore[assignment]

@@ -212,6 +212,13 @@ def check_context(model: PreTrainedModel, tokens: int) -> None:
             f"prompt and completion may have {tokens} tokens together, the model reads {context}: "
             "lower max_prompt_tokens or max_completion_tokens"
         )
+    window = getattr(model.config, "sliding_window", None)
+    if window is not None and tokens > window:
+        raise ContractError(
+            f"prompt and completion may have {tokens} tokens together, and the model attends to the "
+            f"last {window} only, which packed rows do not: lower max_prompt_tokens or "
+            "max_completion_tokens"
+        )
 
 
 def save_model(directory: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:

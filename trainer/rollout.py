@@ -117,7 +117,8 @@ def sample(
     sampled beside it. A completion ends at its first end-of-text or after max_tokens. The pad token
     is never sampled. Temperature 0 takes the most likely token and reports its logprob at
     temperature 1. A prompt passes through the model once, whatever n is. Rows that have finished
-    leave the batch when they are half of it, so a long completion does not pay for the short ones.
+    leave the batch when they are a quarter of it, so that a long completion does not pay for many
+    short ones.
     """
     counts = [n] * len(prompts) if isinstance(n, int) else list(n)
     prompt_of = [prompt for prompt, count in enumerate(counts) for _ in range(count)]
@@ -155,7 +156,7 @@ def sample(
         left = int(going.sum())
         if left == 0 or t + 1 == max_tokens:
             break
-        if 2 * left <= len(live):
+        if 4 * left <= 3 * len(live):
             keep = going.nonzero()[:, 0]
             live, first, chosen = live[keep], first[keep], chosen[keep]
             decoding.select(keep)

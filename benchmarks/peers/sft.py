@@ -30,7 +30,7 @@ def main() -> None:
             model=model,
             args=SFTConfig(
                 output_dir=out,
-                per_device_train_batch_size=int(rows) + 2,  # all rows that the packing makes
+                per_device_train_batch_size=int(rows),  # all that the packing makes
                 num_train_epochs=int(steps),
                 max_length=int(row),
                 packing=True,

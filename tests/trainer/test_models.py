@@ -226,6 +226,27 @@ def test_a_context_too_small_is_refused(base_model: tuple[Any, Any]) -> None:
         check_context(base_model[0], 65)
 
 
+def test_a_sliding_window_is_never_overstepped() -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+    model = MistralForCausalLM(
+        MistralConfig(
+            vocab_size=9,
+            num_hidden_layers=1,
+            num_key_value_heads=2,
+            sliding_window=16,
+            max_position_embeddings=64,
+            **sizes,
+        )
+    )
+    check_context(model, 16)
+    with pytest.raises(
+        ContractError, match="17 tokens together, and the model attends to the last"
+    ):
+        check_context(model, 17)
+
+
 def test_a_policy_is_no_reward_model(base_run: Path, base_model: tuple[Any, Any]) -> None:
     with pytest.raises(ContractError, match="not a reward model"):
         load_reward_model(str(base_run / "model"), base_model[1])

@@ -215,8 +215,8 @@ def check_context(model: PreTrainedModel, tokens: int) -> None:
     window = getattr(model.config, "sliding_window", None)
     if window is not None and tokens > window:
         raise ContractError(
-            f"prompt and completion may have {tokens} tokens together, and the model attends to the "
-            f"last {window} only, which packed rows do not: lower max_prompt_tokens or "
+            f"prompt and completion may have {tokens} tokens together, and the model attends to "
+            f"the last {window} only, which packed rows do not: lower max_prompt_tokens or "
             "max_completion_tokens"
         )
 

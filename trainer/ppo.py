@@ -34,6 +34,7 @@ from trainer.contract import (
     TextRecord,
 )
 from trainer.data import Encoder, endless, load_records, packed_rows
+from trainer.engine import engine_for
 from trainer.ensemble import load_members
 from trainer.metrics import TrainingError
 from trainer.models import (
@@ -48,13 +49,7 @@ from trainer.models import (
 )
 from trainer.passes import mean_language_loss
 from trainer.processes import with_last
-from trainer.rollout import (
-    Rollout,
-    completion_logprobs,
-    completion_values,
-    final_scores,
-    sample,
-)
+from trainer.rollout import Rollout, completion_logprobs, completion_values, final_scores
 from trainer.run import Run, set_learning_rate
 
 RATIO_TOLERANCE = {"no": 1e-4, "bf16": 0.2, "fp16": 0.05}  # of the first minibatch, by precision
@@ -93,6 +88,7 @@ def train_ppo(run_dir: Path) -> None:
     """Train models["init"] by PPO in a run directory of kind "ppo"."""
     run = Run.open(run_dir)
     config = run.configure(PPOConfig)
+    engine = engine_for(run, exact=True)
     sources = {name: model_source(run.spec, name) for name in ("init", "reference", "reward")}
     tokenizer = load_tokenizer(sources["init"])
     for name in ("reference", "reward"):
@@ -148,6 +144,7 @@ def train_ppo(run_dir: Path) -> None:
     ptx_rows = max(1, round(config.ptx_examples_per_episode * size))
     updates = config.minibatches * config.inner_epochs  # an iteration
     ptx_drawn = updates * ptx_rows  # an iteration
+    tolerance = engine.ratio_tolerance or RATIO_TOLERANCE[run.processes.accelerator.mixed_precision]
     history: list[dict[str, float]] = []
 
     for iteration in range(start, iterations):
@@ -165,13 +162,9 @@ def train_ppo(run_dir: Path) -> None:
             config.batch_episodes, config.max_completion_tokens, generator=generator
         )
         own = processes.share(range(len(picked)))
-        sampled = passes(
-            sample,
-            [picked[i] for i in own],
-            uniform=uniform[own],
-            temperature=config.temperature,
-            eos=encoder.eos,
-            pad=encoder.pad,
+        engine.use(policy, passes, encoder)
+        sampled = engine.sample(
+            [picked[i] for i in own], uniform=uniform[own], temperature=config.temperature
         )
         rollout = Rollout.of(picked, processes.together(sampled), encoder.pad)
         sampled_in = time.monotonic() - began
@@ -236,10 +229,10 @@ def train_ppo(run_dir: Path) -> None:
                     first_ratio_error = max(first_ratio_error, change.expm1().item())
                 for key, value in zip(SHARED, (policy_loss, value_loss, clipped), strict=True):
                     seen[key] += (share * value).item()
-            if first_ratio_error > RATIO_TOLERANCE[processes.accelerator.mixed_precision]:
+            if first_ratio_error > tolerance:
                 raise TrainingError(
                     f"iteration {iteration}: the first ratio is {first_ratio_error:.2g} away from "
-                    "1: sampling and update disagree"
+                    f"1: sampling by {engine.name} and update disagree"
                 )
             if pretraining is not None:
                 rows_drawn = endless(len(pretraining), run.spec.seed, ptx_at, ptx_rows)
@@ -299,7 +292,8 @@ def train_ppo(run_dir: Path) -> None:
     average.copy_to(policy)
     run.save(policy, tokenizer)
     recent = history[-5:]  # empty where the run was resumed after its last iteration
-    run.finish({key: sum(f[key] for f in recent) / len(recent) for key in RESULT_KEYS if recent})
+    results = {key: sum(f[key] for f in recent) / len(recent) for key in RESULT_KEYS if recent}
+    run.finish(results, versions=engine.versions)
 
 
 RESULT_KEYS = (PPO_SCORE, PPO_REWARD, PPO_KL, PPO_LENGTH)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Sampled:
     """One sampled completion: its ids, end-of-text included where it was sampled, and their
-    logprobs, nats, under the distribution sampled from (temperature applied).
+    logprobs, nats, under the distribution sampled from (temperature applied); none of a server's
+    where they are not needed (trainer.engine).
     """
 
     ids: list[int]

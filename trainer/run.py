@@ -101,8 +101,12 @@ class Run:
         *,
         completions: str | None = None,
         figures: dict[str, Any] | None = None,
+        versions: dict[str, str] | None = None,
     ) -> None:
-        """Write the card of its model, and result.json, the last file of a run."""
+        """Write the card of its model, and result.json, the last file of a run.
+
+        versions are those of what took part beside the packages that always do.
+        """
         if not self.processes.main:
             return
         result = RunResult(
@@ -111,7 +115,7 @@ class Run:
             completions=completions,
             metrics=metrics,
             figures=figures or {},
-            versions=_versions(),
+            versions=_versions() | (versions or {}),
             seconds=round(time.monotonic() - self.started, 3),
         )
         if result.model is not None:

@@ -29,6 +29,7 @@ from trainer.contract import (
     write_records,
 )
 from trainer.data import Encoder, load_records
+from trainer.engine import Engine, engine_for
 from trainer.ensemble import load_members
 from trainer.models import (
     check_context,
@@ -38,7 +39,7 @@ from trainer.models import (
     model_source,
 )
 from trainer.passes import score_completions
-from trainer.rollout import sample
+from trainer.processes import Passes
 from trainer.run import Run
 
 if TYPE_CHECKING:
@@ -95,10 +96,11 @@ def plan(requests: list[SampleRequest], lengths: list[int], size: int) -> Iterat
 
 @dataclass
 class Policies:
-    """Loads one policy at a time, with its encoder."""
+    """Loads one policy at a time, with its encoder, and has the engine sample from it."""
 
     run: Run
     config: SampleConfig
+    engine: Engine
     name: str | None = None
     policy: PreTrainedModel = field(init=False)
     encoder: Encoder = field(init=False)
@@ -109,6 +111,7 @@ class Policies:
         source = model_source(self.run.spec, name)
         self.encoder = encoder_for(self.run, self.config, source)
         self.policy = load_policy(source, self.encoder.tokenizer)
+        self.engine.use(self.policy, Passes(self.policy), self.encoder)
         self.name = name
 
 
@@ -125,6 +128,7 @@ def run_sample(run_dir: Path) -> None:
     """Sample what the requests of a run directory of kind "sample" ask for."""
     run = Run.open(run_dir)
     config = run.configure(SampleConfig)
+    engine = engine_for(run, exact=False)
     names = [name for name in run.spec.models if name != REWARD]
     requests = load_records(run_dir, run.spec, "requests", SampleRequest)
     for request in requests:
@@ -139,7 +143,7 @@ def run_sample(run_dir: Path) -> None:
             )
     # Lengths in characters, so that the plan is the same whatever the policies' tokenizers are.
     batches = list(plan(requests, [len(r.prompt) for r in requests], config.batch_completions))
-    policies = Policies(run, config)
+    policies = Policies(run, config, engine)
     reward_model = reward_encoder = None
     if REWARD in run.spec.models:
         source = model_source(run.spec, REWARD)
@@ -164,14 +168,11 @@ def run_sample(run_dir: Path) -> None:
         ).split([count for _, _, count in batch])
         own = run.processes.share(range(len(batch)))
         drawn = iter(
-            sample(
-                policies.policy,
+            engine.sample(
                 [prompts[k] for k in own],
                 n=[batch[k][2] for k in own],
                 uniform=torch.cat([uniform[k] for k in own]),
                 temperature=config.temperature,
-                eos=encoder.eos,
-                pad=encoder.pad,
             )
             if own
             else []
@@ -220,4 +221,4 @@ def run_sample(run_dir: Path) -> None:
             values = [getattr(r, key) for r in theirs]
             if values and values[0] is not None:
                 figures[f"{key}/{name}"] = fmean(values)
-    run.finish(figures, completions=COMPLETIONS)
+    run.finish(figures, completions=COMPLETIONS, versions=engine.versions)

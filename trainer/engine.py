@@ -1,0 +1,99 @@
+"""Where completions are sampled: in this process, or by a server (trainer.serving)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor, nn
+
+from trainer.data import Encoder
+from trainer.rollout import Sampled, sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from trainer.run import Run
+
+
+class Engine(Protocol):
+    """Samples completions of one policy at a time."""
+
+    @property
+    def name(self) -> str:
+        """Who samples, for a sentence."""
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """What RunResult.versions shall say of it."""
+
+    @property
+    def ratio_tolerance(self) -> float | None:
+        """How far PPO's first ratio may be from 1; None: as the trainer's precision has it."""
+
+    def use(self, policy: PreTrainedModel, passes: nn.Module, encoder: Encoder) -> None:
+        """Sample from this policy, as it is now. To be called in every process of the run.
+
+        passes is of the policy, as Processes.prepare returned it, or plain Passes.
+        """
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        n: Sequence[int] | int = 1,
+        uniform: Tensor,
+        temperature: float,
+    ) -> list[Sampled]:
+        """As trainer.rollout.sample. What is sampled follows from uniform (completions, max_tokens)
+        and from nothing else, as far as the engine can promise that.
+        """
+
+
+@dataclass
+class LocalEngine:
+    """trainer.rollout.sample, in this process."""
+
+    name: str = "this process"
+    versions: dict[str, str] = field(default_factory=dict)
+    ratio_tolerance: float | None = None
+    passes: nn.Module = field(init=False)
+    encoder: Encoder = field(init=False)
+
+    def use(self, policy: PreTrainedModel, passes: nn.Module, encoder: Encoder) -> None:  # noqa: ARG002
+        self.passes, self.encoder = passes, encoder
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        n: Sequence[int] | int = 1,
+        uniform: Tensor,
+        temperature: float,
+    ) -> list[Sampled]:
+        sampled: list[Sampled] = self.passes(
+            sample,
+            prompts,
+            n=n,
+            uniform=uniform,
+            temperature=temperature,
+            eos=self.encoder.eos,
+            pad=self.encoder.pad,
+        )
+        return sampled
+
+
+def engine_for(run: Run, *, exact: bool) -> Engine:
+    """The engine that this host's environment names: a server's where PLUMBLINE_ROLLOUT_URL is set.
+
+    exact: the sampled ids and their logprobs are needed, as PPO does; else text is enough.
+    Raises ConfigError for settings that cannot be, TrainingError where the server is no use.
+    """
+    if not os.environ.get("PLUMBLINE_ROLLOUT_URL"):
+        return LocalEngine()
+    from trainer.rollout_server import ServerSettings  # loads httpx, which others need not
+    from trainer.serving import ServerEngine
+
+    return ServerEngine(run, ServerSettings.from_environment(os.environ), exact=exact)

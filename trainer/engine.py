@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
@@ -33,10 +33,12 @@ class Engine(Protocol):
     def ratio_tolerance(self) -> float | None:
         """How far PPO's first ratio may be from 1; None: as the trainer's precision has it."""
 
-    def use(self, policy: PreTrainedModel, passes: nn.Module, encoder: Encoder) -> None:
+    def use(
+        self, policy: PreTrainedModel, encoder: Encoder, passes: nn.Module | None = None
+    ) -> None:
         """Sample from this policy, as it is now. To be called in every process of the run.
 
-        passes is of the policy, as Processes.prepare returned it, or plain Passes.
+        passes is what Processes.prepare made of it, if it did.
         """
 
     def sample(
@@ -59,11 +61,13 @@ class LocalEngine:
     name: str = "this process"
     versions: dict[str, str] = field(default_factory=dict)
     ratio_tolerance: float | None = None
-    passes: nn.Module = field(init=False)
+    passes: Callable[..., Any] = field(init=False)
     encoder: Encoder = field(init=False)
 
-    def use(self, policy: PreTrainedModel, passes: nn.Module, encoder: Encoder) -> None:  # noqa: ARG002
-        self.passes, self.encoder = passes, encoder
+    def use(
+        self, policy: PreTrainedModel, encoder: Encoder, passes: nn.Module | None = None
+    ) -> None:
+        self.passes, self.encoder = passes or plain_passes(policy), encoder
 
     def sample(
         self,
@@ -83,6 +87,11 @@ class LocalEngine:
             pad=self.encoder.pad,
         )
         return sampled
+
+
+def plain_passes(policy: PreTrainedModel) -> Callable[..., Any]:
+    """As trainer.processes.Passes of a policy that is not trained: passes(function, *arguments)."""
+    return lambda function, *arguments, **options: function(policy, *arguments, **options)
 
 
 def engine_for(run: Run, *, exact: bool) -> Engine:

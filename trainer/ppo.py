@@ -162,7 +162,7 @@ def train_ppo(run_dir: Path) -> None:
             config.batch_episodes, config.max_completion_tokens, generator=generator
         )
         own = processes.share(range(len(picked)))
-        engine.use(policy, passes, encoder)
+        engine.use(policy, encoder, passes)
         sampled = engine.sample(
             [picked[i] for i in own], uniform=uniform[own], temperature=config.temperature
         )

@@ -39,7 +39,6 @@ from trainer.models import (
     model_source,
 )
 from trainer.passes import score_completions
-from trainer.processes import Passes
 from trainer.run import Run
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ class Policies:
         source = model_source(self.run.spec, name)
         self.encoder = encoder_for(self.run, self.config, source)
         self.policy = load_policy(source, self.encoder.tokenizer)
-        self.engine.use(self.policy, Passes(self.policy), self.encoder)
+        self.engine.use(self.policy, self.encoder)
         self.name = name
 
 

@@ -7,8 +7,10 @@ and the server is told to load it from there.
 What follows from a seed is up to the server. Each completion is asked for with a seed of its own,
 made of the run's seed, the step and its place; where the server honours it, and its kernels do not
 depend on what else is in the batch, the same is sampled again. So a run that is stopped and resumed
-is the same run in law, but an exact resume, bit for bit, cannot be promised. In PPO the first
-minibatch's ratio is what tells that the server samples from the policy and from nothing else.
+is the same run in law, but an exact resume, bit for bit, cannot be promised.
+
+That the server samples from the policy and from nothing else is told by the logprobs: in PPO by the
+first minibatch's ratio, in `sample` runs by a few completions of each policy (`_check`).
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
 from torch import Tensor, nn
 
 from trainer.config import ConfigError
 from trainer.data import Encoder
+from trainer.engine import plain_passes
 from trainer.metrics import TrainingError
 from trainer.models import save_model
-from trainer.rollout import Sampled
+from trainer.ppo_math import masked_mean
+from trainer.rollout import Rollout, Sampled, completion_logprobs
 from trainer.rollout_server import PREFIX, Client, ServerSettings
 
 if TYPE_CHECKING:
@@ -51,6 +56,8 @@ PLAIN: Final[dict[str, Any]] = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
+CHECKED: Final = 8  # completions of a policy, where PPO does not check them all
+AWAY: Final = 0.05  # nats a token that their logprobs may be off; bfloat16 makes about 0.01
 TOKEN_ID: Final = "token_id:"  # before the id, where tokens are told as ids in the logprobs
 
 
@@ -92,9 +99,12 @@ class ServerEngine:
             raise ConfigError(f"{PREFIX}MODEL: {self.name} has {listed}; name one of them")
         return name, served[name]
 
-    def use(self, policy: PreTrainedModel, passes: nn.Module, encoder: Encoder) -> None:  # noqa: ARG002
+    def use(
+        self, policy: PreTrainedModel, encoder: Encoder, passes: nn.Module | None = None
+    ) -> None:
         """Give the server these weights and wait until it has them. Raises TrainingError."""
-        self._encoder = encoder
+        self._passes, self._encoder = passes or plain_passes(policy), encoder
+        self._checked = self.exact
         self._uses += 1
         if self._way == "none":
             if self._uses > 1:
@@ -137,17 +147,43 @@ class ServerEngine:
         ]
         answers = self._client.ask_all("/v1/completions", bodies)
         try:
-            return [self._read(answer, max_tokens) for answer in answers]
+            sampled = [self._read(answer, max_tokens) for answer in answers]
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise TrainingError(
                 f"{self.name} answered with something that is no completion "
                 f"({type(error).__name__}: {error})"
             ) from None
+        if not self._checked:
+            self._check(wanted, sampled, temperature)
+        return sampled
+
+    @torch.no_grad()
+    def _check(
+        self, prompts: Sequence[Sequence[int]], sampled: list[Sampled], temperature: float
+    ) -> None:
+        """Raises TrainingError where the told logprobs of a few completions are not the policy's.
+
+        Of a server that tells none there is nothing to check.
+        """
+        told = [i for i, one in enumerate(sampled) if one.logprobs][:CHECKED]
+        if not told:
+            return
+        self._checked = True
+        pad = self._encoder.pad
+        rollout = Rollout.of([prompts[i] for i in told], [sampled[i] for i in told], pad)
+        episodes = rollout.pack(torch.arange(len(told), device=rollout.mask.device))
+        own = self._passes(completion_logprobs, episodes, temperature or 1.0, pad)
+        away = masked_mean((own - rollout.logprobs).abs(), rollout.mask).item()
+        if away > (self.ratio_tolerance or AWAY):
+            raise TrainingError(
+                f"{self.name} tells logprobs that are {away:.2g} nats a token away from the "
+                "policy's: does it sample from other weights, or tell them without temperature?"
+            )
 
     def _body(
         self, prompt: Sequence[int], seed: int, max_tokens: int, temperature: float
     ) -> dict[str, Any]:
-        body = {
+        return {
             "model": self._model,
             "prompt": list(prompt),
             "max_tokens": max_tokens,
@@ -156,11 +192,10 @@ class ServerEngine:
             "logit_bias": {str(self._encoder.pad): -100},  # as good as never
             "stop_token_ids": [self._encoder.eos],
             "return_token_ids": True,
+            "return_tokens_as_token_ids": True,
+            "logprobs": 0,
             **PLAIN,
         }
-        if self.exact:
-            body |= {"logprobs": 0, "return_tokens_as_token_ids": True}
-        return body
 
     def _read(self, answer: Any, max_tokens: int) -> Sampled:
         """The completion of an answer, checked. Raises TrainingError, KeyError and so on."""
@@ -194,9 +229,9 @@ class ServerEngine:
                 f"{self.name} cut a completion after {len(ids)} of {max_tokens} tokens: the "
                 "context that it was started with is too short"
             )
-        if not self.exact:
-            return Sampled(ids, [], finished)
         told = [float(value) for value in logprobs.get("token_logprobs") or []]
+        if not told and not self.exact:
+            return Sampled(ids, [], finished)
         if len(told) != len(ids) or not all(-math.inf < value <= 1e-4 for value in told):
             raise TrainingError(
                 f"{self.name} told {len(told)} logprobs for {len(ids)} sampled tokens, or some "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
@@ -21,6 +22,7 @@ from tests.trainer.test_processes import launch
 from trainer.config import ConfigError
 from trainer.contract import PPO_SCORE, CompletionRecord, read_records, read_result
 from trainer.metrics import TrainingError
+from trainer.models import load_policy, load_tokenizer, save_model
 from trainer.ppo import train_ppo
 from trainer.rollout_server import Client, ServerSettings
 from trainer.sample import run_sample
@@ -153,7 +155,23 @@ def test_sample_through_a_server(
     assert texts[0] == texts[1]
     assert len(set(texts[0])) > 5
     assert len(server.loaded) == 4
-    assert not any("logprobs" in body for body in server.bodies)
+
+
+def test_sample_stops_where_the_server_samples_from_another_policy(
+    base_run: Path, make_run: MakeRun, server: RolloutServer, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(str(base_run / "model"))
+    other = load_policy(str(base_run / "model"), tokenizer)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.1)
+    save_model(tmp_path / "other", other, tokenizer)
+    spec = sample_spec(base_run, ("base", "other"))
+    spec["models"]["other"] = str(tmp_path / "other")
+    run_sample(make_run("fine", **spec))
+    server.loads_weights = False  # it keeps those of the run before, of "other"
+    with pytest.raises(TrainingError, match="nats a token away from the policy's: does it sample"):
+        run_sample(make_run("stopped", **spec))
 
 
 def test_a_server_that_is_given_no_weights_serves_one_policy(

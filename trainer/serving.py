@@ -104,6 +104,7 @@ class ServerEngine:
     ) -> None:
         """Give the server these weights and wait until it has them. Raises TrainingError."""
         self._passes, self._encoder = passes or plain_passes(policy), encoder
+        self._tokens: int = policy.get_input_embeddings().num_embeddings  # type: ignore[assignment]
         self._checked = self.exact
         self._uses += 1
         if self._way == "none":
@@ -214,6 +215,8 @@ class ServerEngine:
                 )
             (ids,) = self._encoder.text([choice["text"]])
             return Sampled(ids + [eos] * (reason == "stop"), [], reason == "stop")
+        if not all(type(i) is int and 0 <= i < self._tokens for i in ids):
+            raise TrainingError(f"{self.name} told ids that are no tokens of the policy")
         if pad in ids:
             raise TrainingError(f"{self.name} sampled the pad token: it ignores logit_bias")
         if len(ids) > max_tokens or eos in ids[:-1]:

@@ -264,6 +264,8 @@ def test_failures_that_do_not_pass(
     [
         ([5, 6, 7], "stop", "stopped at token 7, and end-of-text is 0"),
         ([5, 6, 7], "length", "cut a completion after 3 of 7 tokens"),
+        ([5, 300, 0], "stop", "told ids that are no tokens of the policy"),
+        (["5", 0], "stop", "told ids that are no tokens of the policy"),
         ([5, 1, 0], "stop", "sampled the pad token"),
         ([5, 0, 6, 0], "stop", "goes on after end-of-text"),
         ([5] * 8, "length", "goes on after end-of-text, or after max_tokens"),
@@ -273,7 +275,7 @@ def test_ids_that_cannot_be(
     base_run: Path,
     make_run: MakeRun,
     server: RolloutServer,
-    ids: list[int],
+    ids: list[Any],
     reason: str,
     message: str,
 ) -> None:

@@ -6,6 +6,7 @@ format that vLLM 0.32 and SGLang 0.5 share. What it does badly it is told to do.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ class RolloutServer:
         self.loads_weights = True
         self.logprob_error = 0.0  # nats, added to each
         self.failures: list[Response] = []  # answered first
+        self.refuses_after = sys.maxsize  # completions
         self.loaded: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.under_way = 0
@@ -79,6 +81,8 @@ class RolloutServer:
             return refusal
         if self.failures:
             return self.failures.pop(0)
+        if len(self.bodies) >= self.refuses_after:
+            return JSONResponse({"error": {"message": "closed for today"}}, 400)
         body = await request.json()
         self.bodies.append(body)
         self.under_way += 1

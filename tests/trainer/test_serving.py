@@ -88,6 +88,22 @@ def test_a_seed_of_its_own_makes_each_completion_come_again(
     assert all((weights[0][name] == tensor).all() for name, tensor in weights[1].items())
 
 
+def test_a_run_that_failed_for_its_server_goes_on(
+    base_run: Path, reward_run: Path, make_run: MakeRun, server: RolloutServer
+) -> None:
+    spec = ppo_spec(base_run, reward_run, episodes=4 * 32, checkpoint_seconds=0)
+    whole, broken = (make_run(name, **spec) for name in ("whole", "broken"))
+    train_ppo(whole)
+    server.refuses_after = len(server.bodies) + 2 * 32 + 5
+    with pytest.raises(TrainingError, match="it says 'closed for today'"):
+        train_ppo(broken)
+    assert len(metric_lines(broken)) == 2
+    server.refuses_after = sys.maxsize
+    train_ppo(broken)
+    ours, theirs = (load_file(run / "model" / "model.safetensors") for run in (whole, broken))
+    assert all((theirs[name] == tensor).all() for name, tensor in ours.items())
+
+
 def test_two_processes_share_a_server(
     base_run: Path, reward_run: Path, make_run: MakeRun, server: RolloutServer
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 
 from app.logs import get_logger
@@ -103,6 +104,13 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def _invalid(request: Request, error: RequestValidationError) -> Response:
         return _respond(request, 422, _validation_message(error))
+
+    @app.exception_handler(DataError)
+    def _unstorable(request: Request, error: DataError) -> Response:
+        # Wherever it was typed: in an address, a form, a document.
+        get_logger().warning("unstorable", path=request.url.path, reason=str(error.orig))
+        message = "A text with a NUL character, or a number that is too large, cannot be taken."
+        return _respond(request, 422, message)
 
     @app.exception_handler(500)
     def _broken(request: Request, error: Exception) -> Response:

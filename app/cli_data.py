@@ -198,6 +198,9 @@ def _import(kind: str, path: Path, slug: str) -> None:
         file = path.open("rb")
     except OSError as error:
         raise _refuse(f"{path} cannot be read: {error.strerror}.") from error
+    if not file.seekable():
+        file.close()
+        raise _refuse(f"{path} is a pipe: files are read twice, so write it to the disk first.")
     with file, _database() as session:
         study = studies.find_study(session, slug)
         report = IMPORTERS[kind](session, study, file, file_name=path.name)

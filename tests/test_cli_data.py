@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.models import Membership, Pool, Prompt, Ranking, Study, User
+from app.models import Import, Membership, Pool, Prompt, Ranking, Study, User
 from app.services import people
 from tests import factories as make
 from tests.conftest import clear_settings
@@ -140,3 +141,25 @@ def test_labels_are_imported_and_taken_back(
     with Session(fresh_engine) as session:
         assert session.scalar(select(func.count()).select_from(Ranking)) == 0
     assert run("undo-import", 1, "--study", "a-study").exit_code == 1
+
+
+def test_files_with_odd_names_and_pipes(
+    run: Callable[..., Result], fresh_engine: Engine, tmp_path: Path
+) -> None:
+    run("study", "create", "A study")
+    pair = b'{"prompt": "Say 1.", "chosen": "One.", "rejected": "No."}'
+    odd = tmp_path / os.fsdecode(b"pairs\xff\xe2\x80\xaegpj.jsonl")  # not UTF-8, and turned
+    odd.write_bytes(pair)
+    done = run("import", "comparisons", odd, "--study", "a-study")
+    assert done.exit_code == 0, done.output
+    assert "1 policies: pairs?gpj 2." in done.output
+    with Session(fresh_engine) as session:
+        assert session.scalars(select(Import.file_name)).one() == "pairs?gpj.jsonl"
+
+    reads, writes = os.pipe()
+    os.write(writes, pair)
+    os.close(writes)
+    refused = run("import", "comparisons", f"/dev/fd/{reads}", "--study", "a-study")
+    os.close(reads)
+    assert refused.exit_code == 1
+    assert "is a pipe" in refused.stderr

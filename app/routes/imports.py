@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -76,10 +75,14 @@ def receive_file(
     if upload.file is None:
         problem = ImportRefused("The file", ["choose a file first"], 0)
         return _show(request, session, study, kind=upload.kind, refused=problem)
-    name = PurePath((upload.file.filename or "").replace("\0", "")).name[:200] or "file"
     try:
         kept = uploads.receive(
-            session, study, upload.kind, upload.file.file, file_name=name, created_by=user
+            session,
+            study,
+            upload.kind,
+            upload.file.file,
+            file_name=upload.file.filename or "",
+            created_by=user,
         )
     except ImportRefused as refused:
         return _show(request, session, study, kind=upload.kind, refused=refused)

@@ -33,6 +33,7 @@ from app.models import (
 )
 from app.services.bulk import analyze
 from app.services.importing import shapes
+from app.services.importing.columns import plain_file_name
 from app.services.importing.completion_rows import CompletionFile
 from app.services.importing.label_rows import ComparisonFile, DemonstrationFile, RankingFile
 from app.services.importing.lines import Limits, check_size
@@ -207,6 +208,7 @@ def _import(
     file: BinaryIO,
     how: How,
 ) -> ImportReport:
+    how = {**how, "file_name": plain_file_name(how["file_name"])}
     file_name, created_by = how["file_name"], how.get("created_by")
     began = time.monotonic()
     # What is planned while tables are small is no plan for a million rows of one transaction.

@@ -27,6 +27,7 @@ from app.config import get_settings
 from app.db import enqueue
 from app.errors import Conflict, DomainError, Invalid, NotFound
 from app.models import Study, Upload, UploadState, User
+from app.services.importing.columns import plain_file_name
 from app.services.importing.lines import Limits, check_size
 from app.services.importing.problems import ImportRefused, Problems
 from app.services.importing.records import read_records
@@ -54,9 +55,9 @@ MEANINGS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
     },
     "completions": {
         "prompt_id": ("id",),
-        "prompt": ("instruction", "question", "query"),
-        "model": ("policy", "system", "generator"),
-        "completion": ("output", "text", "response", "answer"),
+        "prompt": ("instruction", "question", "query", "context"),
+        "model": ("policy", "system", "generator", "model_type"),
+        "completion": ("output", "text", "response", "answer", "sample"),
         "score": (),
     },
     "demonstrations": {
@@ -113,6 +114,7 @@ def receive(
     created_by: User | None = None,
 ) -> Upload:
     """Keep the file until it is imported. Raises ImportRefused for one that cannot be looked at."""
+    file_name = plain_file_name(file_name)
     problems = Problems(file_name)
     check_size(file, _limits(), problems)
     look(kind, file, file_name)

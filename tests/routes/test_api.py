@@ -238,12 +238,32 @@ def test_refusals_are_json_with_the_reason(client: TestClient, db: Session, toke
         ("exports", {"kind": "sft", "snapshot_id": 5}, "no such snapshot"),
         ("batches", {"name": "x"}, "either count or prompts"),
         ("batches", {"name": "x", "count": 9}, "prompts"),
+        ("batches", {"name": "x", "prompts": [10**30]}, "too large"),
+        ("exports", {"kind": "sft", "snapshot_id": 2**70}, "too large"),
+        ("exports", {"kind": "prompt", "prompt_id": 10**30}, "too large"),
+        ("exports", {"kind": "labeler", "labeler": "a\0b"}, "NUL character"),
     ):
         response = client.post(f"{HERE}/{path}", headers=writes, json=body)
         assert response.status_code in {404, 422}, (path, body)
         assert words in response.json()["detail"], response.text
     assert db.scalar(select(func.count()).select_from(Export)) == 0
     assert "detail" in client.get("/api/v1/nothing", headers=writes).json()
+
+
+def test_a_files_name_is_kept_without_what_would_mislead(
+    client: TestClient, db: Session, token: Any
+) -> None:
+    for sent, kept in (
+        ("../../etc/a%00b.jsonl", "ab.jsonl"),
+        ("invoice%E2%80%AEgpj.csv", "invoicegpj.csv"),
+        ("a%0Ab", "ab"),
+        ("", "file"),
+    ):
+        address = f"{HERE}/imports/prompts?name={sent}"
+        response = client.post(address, headers=token("write"), content=b'{"prompt": "1?"}')
+        assert response.status_code == 202, response.text
+        assert response.json()["file_name"] == kept
+    assert db.scalar(select(func.count()).select_from(Prompt)) == 0  # a worker will
 
 
 def test_the_document_and_its_page(client: TestClient, db: Session) -> None:

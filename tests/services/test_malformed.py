@@ -510,6 +510,12 @@ CORPUS: dict[str, tuple[str, str, Make, str]] = {
         lambda: b"prompt,PROMPT\na,b\n",
         "line 1: two columns have the same name",
     ),
+    "lines that end with a carriage return alone": (
+        "prompts",
+        "p.csv",
+        lambda: b"prompt\rSay 1.\r",
+        "line 1: broken CSV: a carriage return without a line feed; save it with other line ends",
+    ),
     # Parquet
     "numbers for prompts": (
         "prompts",

@@ -66,6 +66,17 @@ def stored(engine: Engine) -> tuple[int, int]:
         ("prompts", ["prompt", "text"], {"prompt": "prompt", "text": ""}),
         ("prompts", ["instruction", "id"], {"instruction": "prompt", "id": "prompt_id"}),
         ("completions", ["generator", "output"], {"generator": "model", "output": "completion"}),
+        (
+            "completions",  # the paper's released samples
+            ["", "model_type", "context", "ref_text", "sample"],
+            {
+                "": "",
+                "model_type": "model",
+                "context": "prompt",
+                "ref_text": "",
+                "sample": "completion",
+            },
+        ),
         ("rankings", ["question", "answers"], {"question": "prompt", "answers": "completions"}),
         ("comparisons", ["a", "b"], {"a": "", "b": ""}),
     ],

@@ -6,6 +6,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from app.models import UseCase
@@ -66,6 +67,17 @@ def _plain(name: str, value: str) -> str:
         if unicodedata.category(character) == "Cc":
             raise RowProblem(f"{name} holds a control character ({code})")
     return value
+
+
+def plain_file_name(given: str) -> str:
+    """A file's name as it is kept and shown: no folders, and nothing that short_name refuses.
+
+    A name is no reason to refuse the file: what cannot stay is left out. One that is not UTF-8, as
+    systems have them, gets question marks.
+    """
+    name = PurePath(given.replace("\0", "")).name.encode(errors="replace").decode()
+    kept = (c for c in name if c not in TURNS and unicodedata.category(c) != "Cc")
+    return "".join(kept).strip()[:MAX_NAME] or "file"
 
 
 def number(values: Mapping[str, Any], names: Names) -> float | None:

@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import PurePath
 from typing import Any, Final
 
 from sqlalchemy.orm import Session
@@ -148,7 +147,7 @@ class ComparisonFile(RankingFile):
 
 def source_name(file_name: str) -> str:
     """The name of the policy that stands for a file's completions whose system it does not say."""
-    name = PurePath(file_name).name
+    name = columns.plain_file_name(file_name)
     for suffix in (".gz", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"):
         name = name.removesuffix(suffix)
     return name[: columns.MAX_NAME - 20] or "file"

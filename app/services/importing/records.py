@@ -198,6 +198,8 @@ def _csv_rows(
             reason = str(error)
             if reason == "unexpected end of data":
                 reason = "a quotation mark that is opened here is never closed"
+            elif reason.startswith("new-line character"):
+                reason = "a carriage return without a line feed; save it with other line ends"
             problems.stop(begins, f"broken CSV: {reason}")
         if row is None:
             return

@@ -12,7 +12,9 @@ from sqlalchemy.orm import Session
 from app.errors import NotFound
 from app.models import FoldedPrompt, Import, Prompt, Study, UseCase
 from app.services.pii_queue import HeldPrompt, pieces_of
+from app.services.preparation.settings import settings_of
 from app.services.preparation.use_cases import Suggestion, train_on_study
+from app.services.prompts import normalize
 
 SHOWN = 20  # folded prompts and neighbours that a page lists
 
@@ -35,6 +37,9 @@ PAPER_SHARES: Final[Mapping[UseCase, float]] = {
 class PromptSteps:
     """`folded` came later and is stood for by the prompt; `group` is kept in one split with it."""
 
+    normal: bool  # the text came in its normal form
+    of_user: int  # prompts that its source user has
+    cap: int  # that one may have; 0: as many as come
     folded: Sequence[tuple[FoldedPrompt, Import | None]]
     folded_total: int
     group: Sequence[Prompt]
@@ -51,7 +56,7 @@ class UseCaseShare:
 
 
 def prompt_steps(session: Session, study: Study, prompt: Prompt) -> PromptSteps:
-    """In four queries at most; a suggestion that the import did not make is made now."""
+    """In five queries at most; a suggestion that the import did not make is made now."""
     about = FoldedPrompt.prompt_id == prompt.id
     folded = session.execute(
         select(FoldedPrompt, Import)
@@ -75,7 +80,12 @@ def prompt_steps(session: Session, study: Study, prompt: Prompt) -> PromptSteps:
             .order_by(Prompt.id)
             .limit(SHOWN)
         ).all()
+    came = prompt.original["text"] if prompt.original else prompt.text
+    of_user = select(func.count()).where(Prompt.source_user_id == prompt.source_user_id)
     return PromptSteps(
+        normal=normalize(came) == came,
+        of_user=session.scalar(of_user) or 0,
+        cap=settings_of(study).cap,
         folded=[(row, made) for row, made in folded],
         folded_total=total,
         group=group,

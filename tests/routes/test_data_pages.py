@@ -226,7 +226,12 @@ def test_a_file_is_imported_and_reported(
     data = gzip.compress(jsonl({"prompt_id": 1, "prompt": "Say 1."}, {"prompt": "Say 2."}))
     done = upload(session, client, study, "prompts", data, "prompts.jsonl.gz")
     assert done.status_code == 200
-    assert "Prompts: 2 read, 2 stored, 0 left out as duplicates" in text_of(done.text)
+    seen = text_of(done.text)
+    assert "Prompts: 2 read, 2 stored, 0 left out as duplicates" in seen
+    assert (
+        "Read 2 Stored 2 Duplicates, left out 0 Held for personal information 0 "
+        "Over the length 0 Over a user's cap 0 Without use, left out 0 Refused 0"
+    ) in seen
     again = upload(session, client, study, "prompts", data, "prompts.jsonl.gz")
     assert "Nothing new: all of it was here already." in text_of(again.text)
     completions = jsonl({"prompt_id": "1", "model": "m", "completion": "One.", "score": 0.5})
@@ -330,6 +335,16 @@ def test_columns_are_guessed_and_changed(
     assert first.details == {"question": "Say 1.", "user (of the file)": "ann"}
     other = make.make_study(session, "Another")
     assert client.get(address.replace(study.slug, other.slug)).status_code == 404
+
+
+def test_a_column_without_a_name_has_a_label(client: TestClient, study: Study) -> None:
+    page = client.post(
+        f"/studies/{study.slug}/import",
+        data={"kind": "completions"},
+        files={"file": ("samples.csv", b",model_type,context,sample\n0,gpt-xl,Say 1.,One.\n")},
+    )
+    assert page.text.count("(no name)") == 2  # its label, and the head of its rows
+    assert page.text.count(" selected>") == 3
 
 
 def test_a_file_is_discarded(session: Session, client: TestClient, study: Study) -> None:

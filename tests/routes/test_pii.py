@@ -103,6 +103,9 @@ def test_a_prompts_page_tells_what_it_stands_for(
     seen = text_of(client.get(f"{here}/{first.id}").text)
     assert "Language en Length 20 tokens, 71 characters" in seen
     assert "Stands for 1 prompt that came later" in seen
+    assert "Normal form as it came" in seen
+    assert "by a keyed hash of its source user" in seen
+    assert "1 prompt here, of at most 200" in seen
     assert "nearly the same (1.00 of the pairs of words), loud" in seen
 
 

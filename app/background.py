@@ -51,9 +51,9 @@ def _make(export_id: int, attempt: int) -> None:
         if export is None:
             return
         study = session.get_one(Study, export.study_id)
-        if export.freeze:
+        if export.freeze and export.snapshot_id is None:
             exports.set_snapshot(session, study, export, attempt)
-        query = ExportQuery.from_json(export.query)
+        query, frozen = ExportQuery.from_json(export.query), export.freeze
     beaten = time.monotonic()
 
     def beat(rows: int) -> None:
@@ -74,6 +74,7 @@ def _make(export_id: int, attempt: int) -> None:
             reading.get_one(Study, study.id),
             query,
             Path(folder),
+            frozen=frozen,
             progress=beat,
         )
         uri = storage.artifact_url("exports", study.slug, f"{export_id}-{attempt}")

@@ -237,7 +237,6 @@ def set_snapshot(session: Session, study: Study, export: Export, attempt: int) -
         attempt,
         snapshot_id=snapshot.id,
         query=query.to_json(),
-        freeze=False,
         lease_until=_lease(),
     )
     session.refresh(export)

@@ -224,8 +224,17 @@ def test_from_a_batch_to_the_snapshots_files(
     assert (snapshot["records"], snapshot["withdrawn_since"]) == (1, 0)
     assert client.get(f"{HERE}/snapshots", headers=writes).json() == [snapshot]
     assert client.get(f"{HERE}/exports", headers=writes).json() == [ready]
+    assert ready["manifest"]["left_out"] == {}
     assert client.delete(here, headers=writes).status_code == 204
     assert client.get(here, headers=writes).status_code == 404
+
+    db.scalars(select(Prompt)).one().pii_state = PiiState.held
+    db.commit()
+    asked = client.post(f"{HERE}/exports", headers=writes, json={"kind": "sft", "freeze": True})
+    background.make_export(asked.json()["id"])
+    ready = client.get(f"{HERE}/exports/{asked.json()['id']}", headers=writes).json()
+    # What did not enter the snapshot that was made for it is left out of the export.
+    assert (ready["rows"], ready["manifest"]["left_out"]) == (0, {"held": 1})
 
 
 def test_refusals_are_json_with_the_reason(client: TestClient, db: Session, token: Any) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -103,16 +104,19 @@ def write_export(
     query: ExportQuery,
     folder: Path,
     *,
+    frozen: bool = False,
     progress: Progress | None = None,
     now: datetime | None = None,
 ) -> dict[str, Any]:
     """Write the files of an export into an empty folder; returns its manifest.
 
     Memory does not grow with the data. The session should be a transaction in REPEATABLE READ, so
-    that counts and rows are of one moment. Raises NotFound for a labeler or prompt that is none.
+    that counts and rows are of one moment. `frozen`: the query's snapshot was made for this export,
+    so that what did not enter it is left out of it. Raises NotFound for a labeler or prompt that is
+    none.
     """
     tally = Tally()
-    chunks, left_out, counted = _source(session, study, query, tally)
+    chunks, left_out, counted = _source(session, study, query, tally, frozen=frozen)
     fields = fields_of(query)
     rows = 0
     with SplitFiles(folder, fields, query.formats) as files:
@@ -151,16 +155,17 @@ def write_export(
 
 
 def _source(
-    session: Session, study: Study, query: ExportQuery, tally: Tally
+    session: Session, study: Study, query: ExportQuery, tally: Tally, *, frozen: bool
 ) -> tuple[Iterator[tuple[str, Chunk]], dict[str, int], str]:
     """The chunks, what is left out of them, and what that counts."""
     reader = LabelReader(session, study, query, tally)
+    of = replace(query, snapshot_id=None) if frozen else query
     if query.kind is ExportKind.sft:
-        left_out = labels_left_out(session, study, query, Demonstration)
+        left_out = labels_left_out(session, study, of, Demonstration)
         return reader.demonstrations(), left_out, "demonstrations"
     if query.kind is ExportKind.prompts:
         chunks = prompts.read_prompts(session, study, query, tally)
-        return chunks, prompts_left_out(session, study, query), "prompts"
+        return chunks, prompts_left_out(session, study, of), "prompts"
     if query.user_id is not None:
         return everything.read_labeler(session, study, query.user_id), {}, "records"
     if query.prompt_id is not None:
@@ -171,7 +176,7 @@ def _source(
         ExportKind.preferences: reader.preferences,
         ExportKind.ratings: reader.ratings,
     }[query.kind]()
-    return chunks, labels_left_out(session, study, query, Ranking), "rankings"
+    return chunks, labels_left_out(session, study, of, Ranking), "rankings"
 
 
 def _length(chunk: Chunk) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +26,10 @@ app.add_typer(import_app, name="import")
 
 StudySlug = Annotated[str, typer.Option("--study", help="The study's address, such as my-study.")]
 File = Annotated[Path, typer.Argument(help="JSONL or CSV in UTF-8, or Parquet; plain or gzip.")]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=MEANING: read a column under another name. May be repeated."),
+]
 
 
 @contextmanager
@@ -150,33 +154,33 @@ def add_member(
 
 
 @import_app.command("prompts")
-def import_prompts(file: File, study: StudySlug) -> None:
+def import_prompts(file: File, study: StudySlug, column: Column = None) -> None:
     """Import prompts: all of the file, or nothing."""
-    _import("prompts", file, study)
+    _import("prompts", file, study, column or [])
 
 
 @import_app.command("completions")
-def import_completions(file: File, study: StudySlug) -> None:
+def import_completions(file: File, study: StudySlug, column: Column = None) -> None:
     """Import other systems' completions of prompts that the study has."""
-    _import("completions", file, study)
+    _import("completions", file, study, column or [])
 
 
 @import_app.command("demonstrations")
-def import_demonstrations(file: File, study: StudySlug) -> None:
+def import_demonstrations(file: File, study: StudySlug, column: Column = None) -> None:
     """Import prompts with the completion that the assistant should give, or chats."""
-    _import("demonstrations", file, study)
+    _import("demonstrations", file, study, column or [])
 
 
 @import_app.command("comparisons")
-def import_comparisons(file: File, study: StudySlug) -> None:
+def import_comparisons(file: File, study: StudySlug, column: Column = None) -> None:
     """Import chosen and rejected completions, or dialogues."""
-    _import("comparisons", file, study)
+    _import("comparisons", file, study, column or [])
 
 
 @import_app.command("rankings")
-def import_rankings(file: File, study: StudySlug) -> None:
+def import_rankings(file: File, study: StudySlug, column: Column = None) -> None:
     """Import completions in tie groups or with ranks, or message trees."""
-    _import("rankings", file, study)
+    _import("rankings", file, study, column or [])
 
 
 @app.command("undo-import")
@@ -190,8 +194,8 @@ def undo_import(number: int, study: StudySlug) -> None:
     typer.echo(f"Import {number} ({file_name}) is undone: what it brought is gone.")
 
 
-def _import(kind: str, path: Path, slug: str) -> None:
-    from app.services import studies
+def _import(kind: str, path: Path, slug: str, named: Sequence[str]) -> None:
+    from app.services import studies, uploads
     from app.services.imports import IMPORTERS
 
     try:
@@ -203,7 +207,8 @@ def _import(kind: str, path: Path, slug: str) -> None:
         raise _refuse(f"{path} is a pipe: files are read twice, so write it to the disk first.")
     with file, _database() as session:
         study = studies.find_study(session, slug)
-        report = IMPORTERS[kind](session, study, file, file_name=path.name)
+        mapping = uploads.named_columns(kind, named)
+        report = IMPORTERS[kind](session, study, file, file_name=path.name, mapping=mapping)
     for sentence in report.sentences():
         typer.echo(sentence)
     if report.import_id is not None:

@@ -143,6 +143,19 @@ def test_labels_are_imported_and_taken_back(
     assert run("undo-import", 1, "--study", "a-study").exit_code == 1
 
 
+def test_columns_are_named(run: Callable[..., Result], tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text(",Asked,a,b\n0,Say 1.,One.,No.\n")
+    run("study", "create", "A study")
+    words = ("import", "comparisons", pairs, "--study", "a-study", "--column", "asked=prompt")
+    assert "line 1: no column chosen" in run(*words).stderr
+    done = run(*words, "--column", "a=chosen", "--column", "b=rejected")
+    assert "Comparisons: 1 read, 1 stored" in done.output
+    for wrong in ("a", "a=best", "a=prompt"):
+        refused = run(*words, "--column", wrong)
+        assert (refused.exit_code, "Traceback" in refused.output) == (1, False), wrong
+
+
 def test_files_with_odd_names_and_pipes(
     run: Callable[..., Result], fresh_engine: Engine, tmp_path: Path
 ) -> None:

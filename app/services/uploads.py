@@ -201,6 +201,17 @@ def mapping_of(kind: str, choices: Mapping[str, str]) -> dict[str, str]:
     return mapping
 
 
+def named_columns(kind: str, named: Sequence[str]) -> dict[str, str]:
+    """The same of `NAME=MEANING` words, for some columns of a file. Raises Invalid as above."""
+    choices = {}
+    for word in named:
+        name, equals, meaning = word.rpartition("=")
+        if not equals or not meaning:
+            raise Invalid(f"{word[:60]!r} is not of the form NAME=MEANING.")
+        choices[name.strip().lower()] = meaning
+    return mapping_of(kind, choices)
+
+
 def find_upload(session: Session, study: Study, upload_id: int) -> Upload:
     """Raises NotFound."""
     upload = session.get(Upload, upload_id) if 0 < upload_id < IDS else None

@@ -58,6 +58,7 @@ class _Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportReport(_Answer):
+    id: int  # what undo_import takes
     kind: str
     read: int
     stored: int
@@ -182,6 +183,10 @@ class Plumbline:
             raise PlumblineError(422, "\n".join([*found["problems"], *more]))
         return ImportReport.of({**found["report"], **found})
 
+    def undo_import(self, import_id: int) -> None:
+        """Delete what an import stored. PlumblineError says what depends on it by now."""
+        self._send("DELETE", f"/imports/{import_id}")
+
     def prompts(self, *, split: str | None = None, usable: bool = False) -> Iterator[Prompt]:
         """All prompts, or those that may be worked on, fetched a page at a time."""
         params: dict[str, Any] = {"limit": 1_000, "usable": usable}
@@ -289,7 +294,7 @@ class Plumbline:
             raise PlumblineError(0, f"The server did not answer: {error}") from error
         if not response.is_success:
             raise _refusal(response)
-        return response.json()
+        return response.json() if response.content else None
 
 
 def _refusal(response: httpx.Response) -> PlumblineError:

@@ -102,6 +102,7 @@ def refusals_and_time_limits(url: str, token: str, out: Path, patch: pytest.Monk
             plumbline.import_prompts([{"text": ""}])
         assert refused.value.status == 422
         report = plumbline.import_prompts([{"prompt": "A."}, {"prompt": "Bee, sea."}])
+        plumbline.undo_import(plumbline.import_prompts([{"prompt": "Taken back."}]).id)
         prompts = list(plumbline.prompts())
         assert (report.read, [p.text for p in prompts]) == (2, ["A.", "Bee, sea."])
         batch = plumbline.ask_for_demonstrations("x", prompts=[prompts[0].id])

@@ -18,7 +18,7 @@ from sqlalchemy import select
 
 from app.config import get_settings
 from app.db import DbSession
-from app.errors import DomainError, Forbidden, Invalid, NotFound, install_error_handlers
+from app.errors import Conflict, DomainError, Forbidden, Invalid, NotFound, install_error_handlers
 from app.models import ApiToken, Prompt, Split, Study, TokenScope
 from app.routes.api_models import (
     BatchIn,
@@ -37,6 +37,7 @@ from app.services import api_tokens, batch_views, exports, uploads, withdrawals
 from app.services.batch_progress import batch_progress, batches_with_progress
 from app.services.batches import create_demonstration_batch
 from app.services.exporting.query import ExportQuery
+from app.services.import_undo import undo_import
 from app.services.members import find_user
 from app.services.usable import usable_prompt
 
@@ -158,6 +159,19 @@ def import_file(
 @router.get("/studies/{slug}/imports/{import_id}", summary="An import: how far it is, its report")
 def show_import(session: DbSession, given: Readable, import_id: Id) -> ImportOut:
     return ImportOut.of(uploads.find_upload(session, given.study, import_id))
+
+
+@router.delete(
+    "/studies/{slug}/imports/{import_id}",
+    summary="Take an import back, while nothing depends on it",
+    status_code=204,
+    responses={409: {"model": Problem, "description": "What depends on it, in words"}},
+)
+def take_back(session: DbSession, given: Writable, import_id: Id) -> None:
+    upload = uploads.find_upload(session, given.study, import_id)
+    if upload.import_id is None:
+        raise Conflict(f"Nothing of {upload.file_name} was stored by this import.")
+    undo_import(session, given.study, upload.import_id)
 
 
 @router.get("/studies/{slug}/prompts", summary="Prompts, a page at a time")

@@ -112,6 +112,7 @@ def test_reading_tokens_do_not_write(client: TestClient, token: Any) -> None:
         ("POST", "/batches", {"json": {"name": "x", "count": 1}}),
         ("POST", "/exports", {"json": {"kind": "sft"}}),
         ("DELETE", "/exports/1", {}),
+        ("DELETE", "/imports/1", {}),
     ):
         response = client.request(method, HERE + path, headers=reads, **options)
         assert (response.status_code, response.json()["detail"]) == (
@@ -257,6 +258,31 @@ def test_refusals_are_json_with_the_reason(client: TestClient, db: Session, toke
         assert words in response.json()["detail"], response.text
     assert db.scalar(select(func.count()).select_from(Export)) == 0
     assert "detail" in client.get("/api/v1/nothing", headers=writes).json()
+
+
+def test_an_import_is_taken_back(client: TestClient, db: Session, token: Any) -> None:
+    writes = token("write")
+    addresses = []
+    for _ in range(2):
+        sent = client.post(f"{HERE}/imports/prompts", headers=writes, content=b'{"prompt": "1?"}')
+        background.import_upload(sent.json()["id"])
+        addresses.append(f"{HERE}/imports/{sent.json()['id']}")
+    first, again = addresses
+    refused = client.delete(again, headers=writes)
+    assert (refused.status_code, "Nothing of" in refused.json()["detail"]) == (409, True)
+
+    batch = client.post(f"{HERE}/batches", headers=writes, json={"name": "x", "count": 1})
+    assert batch.status_code == 201, batch.text
+    refused = client.delete(first, headers=writes)
+    assert (refused.status_code, "cannot be undone" in refused.json()["detail"]) == (409, True)
+    assert client.delete(f"{HERE}/imports/999", headers=writes).status_code == 404
+
+    sent = client.post(f"{HERE}/imports/prompts", headers=writes, content=b'{"prompt": "2?"}')
+    background.import_upload(sent.json()["id"])
+    here = f"{HERE}/imports/{sent.json()['id']}"
+    assert client.delete(here, headers=writes).status_code == 204
+    assert db.scalars(select(Prompt.text)).all() == ["1?"]
+    assert client.delete(here, headers=writes).status_code == 409  # it was undone
 
 
 def test_a_files_name_is_kept_without_what_would_mislead(

@@ -129,8 +129,8 @@ def train_base(run_dir: Path) -> None:
     passes, optimizer = run.processes.prepare(model, optimizer)
     start, checkpoints, metrics = run.resume(
         {"model": model, "optimizer": optimizer},
+        config,
         total_steps=config.steps,
-        seconds=config.checkpoint_seconds,
     )
     warmup = round(config.warmup_fraction * config.steps)
     tokens = config.batch_rows * width  # in one pass

@@ -1,8 +1,11 @@
-"""Checkpoints: atomic, the newest two kept, an exact resume, and the answer to SIGTERM.
+"""Checkpoints: atomic, the newest and the best kept, an exact resume, the answer to SIGTERM.
 
 Random numbers need no saving: every step seeds its own generators from (seed, step), and the order
 of the data is a pure function of the seed. So the state of a run is its step and its tensors. The
 tensors are a safetensors file, everything else is JSON: nothing is ever loaded by pickle.
+
+A checkpoint is written in a directory whose name begins with a dot, and renamed when it is whole
+and on the disk; it gets such a name again before it is removed. So what has a name counts.
 """
 
 from __future__ import annotations
@@ -14,18 +17,20 @@ import shutil
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trainer.contract import CHECKPOINTS, SPEC, ContractError, write_json
+from trainer.metrics import TrainingError
 from trainer.processes import Processes
 
 STATE = "state.json"
 TENSORS = "tensors.safetensors"
-KEPT = 2
 
 
 class Part(Protocol):
@@ -40,17 +45,33 @@ class StopRequestedError(Exception):
     """SIGTERM came and the state is saved."""
 
 
+@dataclass(frozen=True)
+class Best:
+    """The step whose figure was the highest so far; its checkpoint is kept."""
+
+    step: int
+    figure: float
+
+
 class Checkpoints:
     """Saves `parts` and resumes them. One is made a run, before the first step."""
 
     def __init__(
-        self, run_dir: Path, parts: Mapping[str, Part], processes: Processes, *, seconds: float
+        self,
+        run_dir: Path,
+        parts: Mapping[str, Part],
+        processes: Processes,
+        *,
+        seconds: float,
+        kept: int,
     ) -> None:
         self.directory = run_dir / CHECKPOINTS
         self.directory.mkdir(exist_ok=True)
         self.parts = parts
         self.processes = processes
         self.seconds = seconds
+        self.kept = kept
+        self.best: Best | None = None
         self.spec_digest = hashlib.sha256((run_dir / SPEC).read_bytes()).hexdigest()
         self._saved_at = time.monotonic()
         self._stop = False
@@ -70,47 +91,93 @@ class Checkpoints:
         newest = max(self.directory.glob("step_*"), key=_step, default=None)
         if newest is None:
             return 0
-        state = json.loads((newest / STATE).read_text(encoding="utf-8"))
-        if state["spec"] != self.spec_digest:
-            raise ContractError(
-                f"{newest}: made with another {SPEC}; remove {self.directory} to start over"
-            )
-        tensors = load_file(newest / TENSORS)
-        for name, part in self.parts.items():
-            part.load_state_dict(_merged(state["parts"][name], tensors))
+        state = self._load(newest, self.parts)
+        self.best = Best(**state["best"]) if state.get("best") else None
         return int(state["step"])
 
-    def after(self, step: int) -> None:
+    def load_best(self, *names: str) -> None:
+        """Load these parts, all without names, from the best checkpoint. There must be one."""
+        assert self.best is not None
+        wanted = {name: self.parts[name] for name in names or self.parts}
+        self._load(self._path(self.best.step), wanted)
+
+    def _load(self, path: Path, parts: Mapping[str, Part]) -> dict[str, Any]:
+        """Load the parts from a checkpoint and return its state.json."""
+        state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+        if state["spec"] != self.spec_digest:
+            raise ContractError(
+                f"{path}: made with another {SPEC}; remove {self.directory} to start over"
+            )
+        tensors = load_file(path / TENSORS)
+        for name, part in parts.items():
+            part.load_state_dict(_merged(state["parts"][name], tensors))
+        return state
+
+    def after(self, step: int, figure: float | None = None) -> None:
         """To be called when a step is done and logged. Saves when it is time to.
 
+        The figure, where a step has one, says how good the state is, the higher the better; the
+        same in every process. The first state with the highest figure so far is saved at once, and
+        kept.
+
         Raises StopRequestedError, once the state is saved, when SIGTERM came during the step, to
-        any of the processes.
+        any of the processes. Raises TrainingError where the state cannot be written.
         """
+        better = figure is not None and (self.best is None or figure > self.best.figure)
+        if figure is not None and better:
+            self.best = Best(step, figure)
         due = self.processes.main and time.monotonic() - self._saved_at >= self.seconds
         stop = self.processes.sum(float(self._stop)) > 0
-        if due or stop:
+        if due or stop or better:
             self.save(step)
         if stop:
             raise StopRequestedError(f"stopped after step {step}")
 
     def save(self, step: int) -> None:
-        """Write checkpoints/step_N beside and rename, then drop all but the newest."""
+        """Write checkpoints/step_N beside and rename, then drop all but the newest and the best."""
         if not self.processes.main:  # all processes hold the same state
             return
-        final = self.directory / f"step_{step}"
+        final = self._path(step)
         if not final.exists():
-            temporary = self.directory / f".step_{step}"
-            temporary.mkdir()
-            tensors: dict[str, Tensor] = {}
-            parts = {name: _split(part.state_dict(), tensors) for name, part in self.parts.items()}
-            save_file(tensors, temporary / TENSORS)
-            with (temporary / TENSORS).open("rb") as file:
-                os.fsync(file.fileno())
-            write_json(temporary / STATE, {"step": step, "spec": self.spec_digest, "parts": parts})
-            temporary.rename(final)
-        for old in sorted(self.directory.glob("step_*"), key=_step)[:-KEPT]:
-            shutil.rmtree(old)
+            temporary = self._path(step, hidden=True)
+            try:
+                self._write(step, temporary)
+                temporary.rename(final)
+                _sync(self.directory)
+            except (OSError, SafetensorError) as error:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise TrainingError(
+                    f"step {step}: {final} cannot be written: {error}; make room and start the "
+                    "run again, it goes on from its last checkpoint"
+                ) from error
+        older = sorted(self.directory.glob("step_*"), key=_step)[: -self.kept]
+        for path in older:
+            if self.best is None or _step(path) != self.best.step:
+                shutil.rmtree(path.rename(self._path(_step(path), hidden=True)))
         self._saved_at = time.monotonic()
+
+    def _write(self, step: int, directory: Path) -> None:
+        directory.mkdir()
+        tensors: dict[str, Tensor] = {}
+        parts = {name: _split(part.state_dict(), tensors) for name, part in self.parts.items()}
+        save_file(tensors, directory / TENSORS)
+        _sync(directory / TENSORS)
+        best = asdict(self.best) if self.best else None
+        state = {"step": step, "spec": self.spec_digest, "best": best, "parts": parts}
+        write_json(directory / STATE, state)
+        _sync(directory)
+
+    def _path(self, step: int, *, hidden: bool = False) -> Path:
+        return self.directory / f"{'.' if hidden else ''}step_{step}"
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _split(state: Any, tensors: dict[str, Tensor]) -> Any:

@@ -22,6 +22,7 @@ class _Config:
     presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
 
     checkpoint_seconds: float = 60.0  # at least this long between two checkpoints
+    checkpoints_kept: int = 2  # the newest so many, and the best where a kind has a best
     threads: int = 0  # of torch on a CPU; 0 leaves the choice to torch and OMP_NUM_THREADS
 
     @classmethod
@@ -43,6 +44,7 @@ class _Config:
 
     def __post_init__(self) -> None:
         self._at_least(0, "checkpoint_seconds", "threads")
+        self._at_least(1, "checkpoints_kept")
 
     def _at_least(self, low: float, *names: str) -> None:
         for name in names:

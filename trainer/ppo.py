@@ -137,8 +137,8 @@ def train_ppo(run_dir: Path) -> None:
             "value_optimizer": value_optimizer,
             "kl_coefficient": beta,
         },
+        config,
         total_steps=iterations,
-        seconds=config.checkpoint_seconds,
     )
     size = config.batch_episodes // config.minibatches
     ptx_rows = max(1, round(config.ptx_examples_per_episode * size))

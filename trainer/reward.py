@@ -194,8 +194,8 @@ def train_reward(run_dir: Path) -> None:
     passes, optimizer = run.processes.prepare(model, optimizer)
     start, checkpoints, metrics = run.resume(
         {"model": model, "optimizer": optimizer},
+        config,
         total_steps=total,
-        seconds=config.checkpoint_seconds,
     )
 
     for step in range(start, total):

@@ -77,10 +77,16 @@ class Run:
             )
 
     def resume(
-        self, parts: Mapping[str, Part], *, total_steps: int, seconds: float
+        self, parts: Mapping[str, Part], config: _Config, *, total_steps: int
     ) -> tuple[int, Checkpoints, Metrics]:
         """(the step to go on from, checkpoints, metrics)."""
-        checkpoints = Checkpoints(self.directory, parts, self.processes, seconds=seconds)
+        checkpoints = Checkpoints(
+            self.directory,
+            parts,
+            self.processes,
+            seconds=config.checkpoint_seconds,
+            kept=config.checkpoints_kept,
+        )
         step = checkpoints.resume()
         metrics = Metrics(
             self.directory,

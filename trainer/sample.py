@@ -150,9 +150,7 @@ def run_sample(run_dir: Path) -> None:
         reward_model = load_reward_model(source, reward_encoder.tokenizer)
         load_members(reward_model, source)
     done = Done()
-    start, checkpoints, metrics = run.resume(
-        {"done": done}, total_steps=len(batches), seconds=config.checkpoint_seconds
-    )
+    start, checkpoints, metrics = run.resume({"done": done}, config, total_steps=len(batches))
 
     for step, batch in enumerate(batches[start:], start):
         began = time.monotonic()

@@ -106,8 +106,8 @@ def train_sft(run_dir: Path) -> None:
     policy, optimizer = run.processes.prepare(model, optimizer)
     start, checkpoints, metrics = run.resume(
         {"model": model, "optimizer": optimizer},
+        config,
         total_steps=total,
-        seconds=config.checkpoint_seconds,
     )
     figures: dict[str, float] = {}
 

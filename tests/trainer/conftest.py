@@ -59,8 +59,8 @@ def write_run(directory: Path, *, data: dict[str, Iterable[Any]], **spec: Any) -
     return directory
 
 
-def start_trainer(kind: str, run_dir: Path) -> subprocess.Popen[str]:
-    """The trainer as the worker starts it."""
+def start_trainer(kind: str, run_dir: Path, **options: Any) -> subprocess.Popen[str]:
+    """The trainer as the worker starts it, with options of Popen."""
     return subprocess.Popen(
         [sys.executable, "-m", "trainer", kind, str(run_dir)],
         cwd=ROOT,
@@ -68,6 +68,7 @@ def start_trainer(kind: str, run_dir: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        **options,
     )
 
 

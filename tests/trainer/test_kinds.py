@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from tests.trainer.conftest import (
 )
 from trainer.config import ConfigError
 from trainer.contract import (
-    EXIT_STOPPED,
     LOSS,
     PPO_KL,
     PPO_SCORE,
@@ -75,12 +73,6 @@ def ppo_spec(base_run: Path, reward_run: Path, **config: Any) -> dict[str, Any]:
         },
         "config": PPO_CONFIG | config,
     }
-
-
-def weights(run_dir: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return load_file(run_dir / "model" / "model.safetensors")
 
 
 def test_base_learns(base_run: Path) -> None:
@@ -159,42 +151,6 @@ def test_adaptive_kl_moves_the_coefficient(
     first, second = (line["values"]["objective/kl_coefficient"] for line in metric_lines(run))
     assert first == 0.02
     assert second == pytest.approx(0.02 * (1 - 0.2 * 32 / 100))  # its KL is 0 in the first
-
-
-def test_ppo_stopped_and_resumed_gives_the_same_weights(
-    base_run: Path, reward_run: Path, make_run: MakeRun
-) -> None:
-    import torch
-
-    spec = ppo_spec(
-        base_run,
-        reward_run,
-        episodes=10 * 32,
-        kl_controller="adaptive",
-        checkpoint_seconds=0,
-    )
-    whole = make_run("whole", **spec)
-    train_ppo(whole)
-
-    broken = make_run("broken", **spec)
-    stopped = start_trainer("ppo", broken)
-    wait_for_steps(broken, 3)
-    stopped.send_signal(signal.SIGTERM)
-    assert stopped.wait(60) == EXIT_STOPPED, stopped.communicate()[0]
-    assert read_result(broken) is None
-    killed = start_trainer("ppo", broken)
-    wait_for_steps(broken, 1 + len(metric_lines(broken)))
-    killed.kill()
-    killed.wait(60)
-    assert len(list((broken / "checkpoints").glob("step_*"))) <= 2
-    with (broken / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 99, "half a li')
-    train_ppo(broken)
-
-    assert [line["step"] for line in metric_lines(broken)] == list(range(1, 11))
-    expected = weights(whole)
-    for name, tensor in weights(broken).items():
-        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
 
 
 def wait_for_steps(run_dir: Path, steps: int) -> None:

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     trainer_launch: str = Field(
         default="",
         description="Words put before `-m trainer`, such as "
-        "`accelerate launch --num_processes 4`; one plain Python process when empty.",
+        "`accelerate launch --multi_gpu --num_processes 4`; one plain Python process when empty.",
     )
     max_upload_bytes: int = Field(default=2_000_000_000, ge=1)
     import_processes: int = Field(

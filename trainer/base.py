@@ -142,7 +142,7 @@ def train_base(run_dir: Path) -> None:
         optimizer.zero_grad()
         documents = [document for i in picked for document in train[i]]
         loss = mean_language_loss(run.processes, passes, documents, tokens, weight=1.0)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+        run.processes.clip(model, config.gradient_clip)
         optimizer.step()
 
         done = step + 1

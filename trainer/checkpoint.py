@@ -21,13 +21,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors import SafetensorError
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trainer.contract import CHECKPOINTS, SPEC, ContractError, write_json
-from trainer.metrics import TrainingError
-from trainer.processes import Processes
+from trainer.metrics import writing
+from trainer.processes import Processes, full, sharded_like
 
 STATE = "state.json"
 TENSORS = "tensors.safetensors"
@@ -96,8 +96,12 @@ class Checkpoints:
         return int(state["step"])
 
     def load_best(self, *names: str) -> None:
-        """Load these parts, all without names, from the best checkpoint. There must be one."""
+        """Load these parts, all without names, from the best checkpoint. There must be one.
+
+        All processes must call.
+        """
         assert self.best is not None
+        self.processes.wait()  # until the one that writes has written it
         wanted = {name: self.parts[name] for name in names or self.parts}
         self._load(self._path(self.best.step), wanted)
 
@@ -110,7 +114,7 @@ class Checkpoints:
             )
         tensors = load_file(path / TENSORS)
         for name, part in parts.items():
-            part.load_state_dict(_merged(state["parts"][name], tensors))
+            part.load_state_dict(_sharded(part, _merged(state["parts"][name], tensors)))
         return state
 
     def after(self, step: int, figure: float | None = None) -> None:
@@ -127,6 +131,7 @@ class Checkpoints:
         if figure is not None and better:
             self.best = Best(step, figure)
         due = self.processes.main and time.monotonic() - self._saved_at >= self.seconds
+        due = self.processes.sum(float(due)) > 0  # all of them save, or none
         stop = self.processes.sum(float(self._stop)) > 0
         if due or stop or better:
             self.save(step)
@@ -134,38 +139,38 @@ class Checkpoints:
             raise StopRequestedError(f"stopped after step {step}")
 
     def save(self, step: int) -> None:
-        """Write checkpoints/step_N beside and rename, then drop all but the newest and the best."""
-        if not self.processes.main:  # all processes hold the same state
+        """Write checkpoints/step_N beside and rename, then drop all but the newest and the best.
+
+        All processes must call; one writes.
+        """
+        tensors: dict[str, Tensor] = {}
+        parts = {
+            name: _split(part.state_dict(), tensors, kept=self.processes.main)
+            for name, part in self.parts.items()
+        }
+        self._saved_at = time.monotonic()
+        if not self.processes.main:
             return
         final = self._path(step)
         if not final.exists():
             temporary = self._path(step, hidden=True)
+            best = asdict(self.best) if self.best else None
+            state = {"step": step, "spec": self.spec_digest, "best": best, "parts": parts}
             try:
-                self._write(step, temporary)
-                temporary.rename(final)
-                _sync(self.directory)
-            except (OSError, SafetensorError) as error:
+                with writing(final):
+                    temporary.mkdir()
+                    save_file(tensors, temporary / TENSORS)
+                    _sync(temporary / TENSORS)
+                    write_json(temporary / STATE, state)
+                    _sync(temporary)
+                    temporary.rename(final)
+                    _sync(self.directory)
+            finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-                raise TrainingError(
-                    f"step {step}: {final} cannot be written: {error}; make room and start the "
-                    "run again, it goes on from its last checkpoint"
-                ) from error
         older = sorted(self.directory.glob("step_*"), key=_step)[: -self.kept]
         for path in older:
             if self.best is None or _step(path) != self.best.step:
                 shutil.rmtree(path.rename(self._path(_step(path), hidden=True)))
-        self._saved_at = time.monotonic()
-
-    def _write(self, step: int, directory: Path) -> None:
-        directory.mkdir()
-        tensors: dict[str, Tensor] = {}
-        parts = {name: _split(part.state_dict(), tensors) for name, part in self.parts.items()}
-        save_file(tensors, directory / TENSORS)
-        _sync(directory / TENSORS)
-        best = asdict(self.best) if self.best else None
-        state = {"step": step, "spec": self.spec_digest, "best": best, "parts": parts}
-        write_json(directory / STATE, state)
-        _sync(directory)
 
     def _path(self, step: int, *, hidden: bool = False) -> Path:
         return self.directory / f"{'.' if hidden else ''}step_{step}"
@@ -180,19 +185,22 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _split(state: Any, tensors: dict[str, Tensor]) -> Any:
-    """The state as JSON, its tensors replaced by their names in `tensors`.
+def _split(state: Any, tensors: dict[str, Tensor], *, kept: bool) -> Any:
+    """The state as JSON, its tensors, whole, replaced by their names in `tensors`, if kept there.
 
     A dict becomes a list of pairs: an optimizer's has keys that are numbers.
     """
     if isinstance(state, Tensor):
+        whole = full(state.detach())
         name = str(len(tensors))
-        tensors[name] = state.detach().clone().contiguous()  # tied weights are saved twice
+        if kept:
+            # On the CPU, and tied weights twice: a file holds no tensor that shares its memory.
+            tensors[name] = torch.empty(whole.shape, dtype=whole.dtype).copy_(whole)
         return {"tensor": name}
     if isinstance(state, Mapping):
-        return {"items": [[key, _split(value, tensors)] for key, value in state.items()]}
+        return {"items": [[key, _split(value, tensors, kept=kept)] for key, value in state.items()]}
     if isinstance(state, list | tuple):
-        return [_split(value, tensors) for value in state]
+        return [_split(value, tensors, kept=kept) for value in state]
     return state
 
 
@@ -205,6 +213,21 @@ def _merged(state: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(state, list):
         return [_merged(value, tensors) for value in state]
     return state
+
+
+def _sharded(part: Part, state: dict[str, Any]) -> dict[str, Any]:
+    """The state with its whole tensors sharded as the part's are; as it is where they are whole."""
+    if isinstance(part, torch.optim.Optimizer):
+        parameters = [p for group in part.param_groups for p in group["params"]]
+        for index, own in state["state"].items():
+            like = parameters[index]
+            state["state"][index] = {
+                key: sharded_like(value, like) if value.shape == like.shape else value
+                for key, value in own.items()
+            }
+        return state
+    now = part.state_dict()
+    return {name: sharded_like(value, now[name]) for name, value in state.items()}
 
 
 def _step(path: Path) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor, nn
 
 from trainer.data import Encoder
+from trainer.processes import Processes
 from trainer.rollout import Sampled, sample
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Engine(Protocol):
 class LocalEngine:
     """trainer.rollout.sample, in this process."""
 
+    processes: Processes
     name: str = "this process"
     versions: dict[str, str] = field(default_factory=dict)
     ratio_tolerance: float | None = None
@@ -77,15 +79,16 @@ class LocalEngine:
         uniform: Tensor,
         temperature: float,
     ) -> list[Sampled]:
-        sampled: list[Sampled] = self.passes(
-            sample,
-            prompts,
-            n=n,
-            uniform=uniform,
-            temperature=temperature,
-            eos=self.encoder.eos,
-            pad=self.encoder.pad,
-        )
+        with self.processes.gathered(self.passes):
+            sampled: list[Sampled] = self.passes(
+                sample,
+                prompts,
+                n=n,
+                uniform=uniform,
+                temperature=temperature,
+                eos=self.encoder.eos,
+                pad=self.encoder.pad,
+            )
         return sampled
 
 
@@ -101,7 +104,7 @@ def engine_for(run: Run, *, exact: bool) -> Engine:
     Raises ConfigError for settings that cannot be, TrainingError where the server is no use.
     """
     if not os.environ.get("PLUMBLINE_ROLLOUT_URL"):
-        return LocalEngine()
+        return LocalEngine(run.processes)
     from trainer.rollout_server import ServerSettings  # loads httpx, which others need not
     from trainer.serving import ServerEngine
 

@@ -6,13 +6,29 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from trainer.contract import METRICS, MetricLine
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on, in plain words: a loss that is not finite, a broken invariant."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around writing a file of the run. Raises TrainingError where it fails, as on a full disk."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"{path} cannot be written: {error}; make room and start the run again: it goes on "
+            "from its last checkpoint"
+        ) from error
 
 
 class Metrics:
@@ -28,7 +44,7 @@ class Metrics:
             _truncate_after(self.path, resumed_step)
 
     def write(self, step: int, values: dict[str, float], phase: str = "train") -> None:
-        """Append one line. Raises TrainingError where a value is not finite."""
+        """Append one line. Raises TrainingError where a value is not finite or the disk is full."""
         for key, value in values.items():
             if not math.isfinite(value):
                 raise TrainingError(f"step {step}: {key} is {value}; try a lower learning rate")
@@ -37,10 +53,11 @@ class Metrics:
         line = MetricLine(
             step=step, total_steps=self.total_steps, time=time.time(), values=values, phase=phase
         )
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line.to_json()) + "\n")
         shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
-        print(f"{phase} {step}/{self.total_steps}  {shown}", flush=True)
+        with writing(self.path):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line.to_json()) + "\n")
+            print(f"{phase} {step}/{self.total_steps}  {shown}", flush=True)
 
 
 def _truncate_after(path: Path, step: int) -> None:

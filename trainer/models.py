@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer.attention import ATTENTION, Wanted, attention, trim_last_layer, untrim
 from trainer.contract import ContractError, RunSpec
+from trainer.metrics import writing
 from trainer.packing import Block, pack
 
 if TYPE_CHECKING:
@@ -222,11 +223,15 @@ def check_context(model: PreTrainedModel, tokens: int) -> None:
 
 
 def save_model(directory: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    """An ordinary Hugging Face directory, whole or not there: safetensors and tokenizer."""
+    """An ordinary Hugging Face directory, whole or not there: safetensors and tokenizer.
+
+    Raises TrainingError where it cannot be written.
+    """
     temporary = directory.with_name(f".{directory.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.config.use_cache = True
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    shutil.rmtree(directory, ignore_errors=True)
-    temporary.rename(directory)
+    with writing(directory):
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        shutil.rmtree(directory, ignore_errors=True)
+        temporary.rename(directory)

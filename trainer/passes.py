@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.attention import wanted_of
-from trainer.data import Encoder, parts_of
+from trainer.data import Encoder
 from trainer.decoding import Decoding
 from trainer.ensemble import mean_and_spread
 from trainer.packing import Packed, Tree, pack
-from trainer.processes import Processes, with_last
+from trainer.processes import Processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -119,12 +119,14 @@ def mean_language_loss(
     """
     starts = [1] * len(documents) if first is None else first
     tokens = sum(len(d) - start for d, start in zip(documents, starts, strict=True))
-    own = processes.share(list(zip(documents, starts, strict=True)))
     total = 0.0
     with torch.set_grad_enabled(weight != 0):
-        for part, last in with_last(parts_of([len(d) for d, _ in own], pass_tokens)):
+        for part, counts, last in processes.parts([len(d) for d in documents], pass_tokens):
             with processes.synced(last or not weight, policy):
-                loss = policy(language_loss, [own[i][0] for i in part], [own[i][1] for i in part])
+                loss = policy(
+                    language_loss, [documents[i] for i in part], [starts[i] for i in part]
+                )
+                loss = counts * loss
                 if weight:
                     processes.backward(weight / tokens * loss)
             total += loss.item()

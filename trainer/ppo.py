@@ -48,7 +48,6 @@ from trainer.models import (
     model_source,
 )
 from trainer.passes import mean_language_loss
-from trainer.processes import with_last
 from trainer.rollout import Rollout, completion_logprobs, completion_values, final_scores
 from trainer.run import Run, set_learning_rate
 
@@ -112,7 +111,6 @@ def train_ppo(run_dir: Path) -> None:
     value_model = load_reward_model(sources["reward"], tokenizer)
     for model in (policy, reward_model):
         check_context(model, max(map(len, prompts)) + config.max_completion_tokens)
-    average = Average(policy, config.ema_decay)
     beta = KLCoefficient(config.kl_coefficient)
     optimizers = (
         torch.optim.Adam(
@@ -128,6 +126,7 @@ def train_ppo(run_dir: Path) -> None:
     processes = run.processes
     passes, policy_optimizer = processes.prepare(policy, next(optimizers))
     value_passes, value_optimizer = processes.prepare(value_model, next(optimizers))
+    average = Average(policy, config.ema_decay)
     start, checkpoints, metrics = run.resume(
         {
             "policy": policy,
@@ -174,8 +173,10 @@ def train_ppo(run_dir: Path) -> None:
         scored = torch.zeros(2, len(mask), device=device())  # scores, and an ensemble's spread
         reference_logprobs = torch.zeros_like(rollout.logprobs)
         old_values = torch.zeros_like(rollout.logprobs)
+        every = torch.arange(len(mask), device=device())
         with torch.no_grad(), processes.accelerator.autocast():
-            for rows in rollout.parts(torch.tensor(own, device=device()), config.pass_tokens):
+            for part, _, _ in processes.parts(rollout.lengths(every), config.pass_tokens):
+                rows = every[part]
                 episodes = rollout.pack(rows)
                 reference_logprobs[rows] = completion_logprobs(
                     reference, episodes, config.temperature, encoder.pad
@@ -204,10 +205,12 @@ def train_ppo(run_dir: Path) -> None:
             minibatch = order[update % config.minibatches :: config.minibatches]
             policy_optimizer.zero_grad()
             value_optimizer.zero_grad()
-            own_rows = minibatch[processes.rank :: processes.count]
-            for rows, last in with_last(rollout.parts(own_rows, config.pass_tokens)):
+            lengths = rollout.lengths(minibatch)
+            for part, weight, last in processes.parts(lengths, config.pass_tokens):
+                rows = minibatch[part]
                 episodes = rollout.pack(rows)
-                share = mask[rows].sum() / mask[minibatch].sum()  # of the minibatch's tokens
+                # Of the minibatch's tokens.
+                share = weight * mask[rows].sum() / mask[minibatch].sum()
                 with processes.synced(last, passes, value_passes):
                     logprobs = passes(
                         completion_logprobs, episodes, config.temperature, encoder.pad
@@ -244,9 +247,8 @@ def train_ppo(run_dir: Path) -> None:
                     config.pass_tokens,
                     weight=config.ptx_coefficient,
                 )
-            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.gradient_clip)
-            seen["ppo/gradient_norm"] += norm.item()
-            torch.nn.utils.clip_grad_norm_(value_model.parameters(), config.gradient_clip)
+            seen["ppo/gradient_norm"] += processes.clip(policy, config.gradient_clip)
+            processes.clip(value_model, config.gradient_clip)
             policy_optimizer.step()
             value_optimizer.step()
             average.update(policy)

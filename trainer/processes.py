@@ -3,18 +3,29 @@
 Every process reads the same data, plans the same batches and takes its share of each: rank, then
 every N-th after it. Losses are sums over a share divided by a count of the whole batch, so that
 the processes' gradients add up to the gradient that one process would have computed.
+
+Under FSDP2 a prepared model, its optimizer and its average are sharded: their tensors are DTensors
+but within a pass, for which the layers' weights are gathered one after another. So the processes
+make the same number of passes (`parts`), or gather the weights before passes of which each makes
+its own number (`gathered`). Models that are not trained stay whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+import copy
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+
+from trainer.contract import ContractError
+from trainer.data import parts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,21 +39,50 @@ class Passes(nn.Module):
     passes(function, *arguments) is function(model, *arguments).
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(
+        self, model: PreTrainedModel, precision: Callable[[], AbstractContextManager[object]]
+    ) -> None:
         super().__init__()
         self.model = model
+        self.precision = precision
+        self._no_split_modules = model._no_split_modules  # the layers, each a unit of sharding
 
     def forward(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        return function(self.model, *arguments, **options)
+        with self.precision():
+            return function(self.model, *arguments, **options)
 
 
 class Processes:
     """What the loops need to know of each other's processes."""
 
     def __init__(self) -> None:
-        self.accelerator = Accelerator()
+        # Without this, processes that find no GPU would not find each other either.
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         self.rank: int = self.accelerator.process_index
         self.count: int = self.accelerator.num_processes
+        self.sharded: bool = self.accelerator.is_fsdp2
+        if not self.sharded and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+            raise ContractError(
+                "the launcher's configuration asks for sharding, which needs fsdp_version 2 and "
+                "accelerators"
+            )
+        if self.sharded:
+            self._keep_precision()
+        self._hollow: dict[nn.Module, PreTrainedModel] = {}  # of a sharded model its like
+
+    def _keep_precision(self) -> None:
+        """Sharded weights of a lower precision, but losses and sums of gradients in float32.
+
+        As without sharding: `Passes` computes under autocast, which knows what needs float32.
+        """
+        plugin = self.accelerator.state.fsdp_plugin
+        if plugin.mixed_precision_policy is not None:
+            plugin.mixed_precision_policy = replace(
+                plugin.mixed_precision_policy,
+                reduce_dtype=torch.float32,
+                output_dtype=None,
+                cast_forward_inputs=False,
+            )
 
     @property
     def main(self) -> bool:
@@ -52,8 +92,53 @@ class Processes:
         self, model: PreTrainedModel, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, Any]:
         """(passes of the model, its optimizer), wrapped as the launcher's configuration says."""
-        prepared: tuple[nn.Module, Any] = self.accelerator.prepare(Passes(model), optimizer)
+        passes = Passes(model, self.accelerator.autocast if self.sharded else nullcontext)
+        if self.sharded:
+            self._hollow[model] = hollow(model)
+        prepared: tuple[Any, Any] = self.accelerator.prepare(passes, optimizer)
+        if self.sharded:
+            self._reshard_after_forward(passes)
         return prepared
+
+    def _reshard_after_forward(self, passes: Any) -> None:
+        """What the configuration says, but for what no layer holds: embeddings and head.
+
+        Those torch would leave gathered, in the lower precision, after a pass without gradients,
+        and they would come so into a checkpoint.
+        """
+        passes.set_reshard_after_forward(self.accelerator.state.fsdp_plugin.reshard_after_forward)
+        passes.set_reshard_after_forward(True, recurse=False)
+
+    @contextmanager
+    def gathered(self, passes: Any) -> Iterator[None]:
+        """Around passes without gradients of which each process makes its own number.
+
+        The weights are whole meanwhile.
+        """
+        if not self.sharded:
+            yield
+            return
+        from torch.distributed.fsdp import FSDPModule
+
+        units = [unit for unit in passes.modules() if isinstance(unit, FSDPModule)]
+        for unit in units:
+            unit.unshard()
+        passes.set_reshard_after_forward(False)
+        yield
+        for unit in units:
+            unit.reshard()
+        self._reshard_after_forward(passes)
+
+    def whole(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model, or of a sharded one a whole copy in every process. All of them must call."""
+        like = self._hollow.get(model)
+        if like is None:
+            return model
+        state = {name: full(value) for name, value in model.state_dict().items()}
+        like.load_state_dict(state, assign=True)
+        like.tie_weights()
+        like.train(model.training)
+        return like
 
     def share(self, items: Sequence[T]) -> list[T]:
         """This process's share of what all of them hold."""
@@ -86,10 +171,41 @@ class Processes:
         """Until every process is here."""
         self.accelerator.wait_for_everyone()
 
+    def parts(self, lengths: Sequence[int], tokens: int) -> Iterator[tuple[list[int], float, bool]]:
+        """This process's passes over a batch whose elements have these lengths.
+
+        Yields (indices of elements, weight, whether it is the last pass): a pass of at most
+        `tokens` tokens and weight 1, or one of weight 0, which is made only because the others
+        make one, and adds nothing.
+        """
+        plans = [
+            [
+                [rank + self.count * i for i in part]
+                for part in parts_of(lengths[rank :: self.count], tokens)
+            ]
+            for rank in range(self.count)
+        ]
+        own = plans[self.rank]
+        # Without sharding only the last pass waits for the others, and each needs to have one.
+        number = max(map(len, plans)) if self.sharded else max(1, len(own))
+        for i in range(number):
+            if i < len(own):
+                yield own[i], 1.0, i + 1 == number
+            else:
+                yield own[-1] if own else [0], 0.0, i + 1 == number
+
+    def clip(self, model: nn.Module, limit: float) -> float:
+        """Scale the model's gradient to at most this norm; returns the norm that it had."""
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+        return full(norm).item()
+
     def synced(self, last: bool, *models: nn.Module) -> AbstractContextManager[object]:
-        """Around a backward pass: gradients are added across processes in the last one only."""
+        """Around a backward pass: gradients are added across processes in the last one only.
+
+        Sharded ones in each: a whole gradient may have no room.
+        """
         stack = ExitStack()
-        if not last:
+        if not last and not self.sharded:
             for model in models:
                 stack.enter_context(self.accelerator.no_sync(model))
         return stack
@@ -99,7 +215,26 @@ class Processes:
         self.accelerator.backward(loss * self.count)
 
 
-def with_last(items: Iterable[T]) -> Iterator[tuple[T, bool]]:
-    """Each item, and whether it is the last."""
-    listed = list(items)
-    return ((item, i == len(listed) - 1) for i, item in enumerate(listed))
+def full(tensor: Tensor) -> Tensor:
+    """A sharded tensor in one piece, gathered from all processes; any other as it is."""
+    gather: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)  # of a DTensor
+    return tensor if gather is None else gather()
+
+
+def sharded_like(tensor: Tensor, like: Any) -> Tensor:
+    """This process's shard of a whole tensor, if `like` is sharded, in the same way."""
+    if not hasattr(like, "placements"):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor  # a second to import
+
+    whole = tensor.to(like.device)
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def hollow(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the model whose parameters hold nothing yet."""
+    empty = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
+        for p in model.parameters()
+    }
+    return copy.deepcopy(model, empty)

@@ -37,7 +37,7 @@ from trainer.models import (
 )
 from trainer.packing import Tree
 from trainer.passes import tree_scores
-from trainer.processes import Processes, with_last
+from trainer.processes import Processes
 from trainer.reward_figures import held_out_figures
 from trainer.run import Run, cosine_to_tenth, set_learning_rate
 
@@ -90,11 +90,11 @@ def batch_loss(
 
     Computed in passes of at most `pass_tokens` tokens; its gradient is added to the model's.
     """
-    own = processes.share(elements)
     total = 0.0
-    for part, last in with_last(parts_of([e.length for e in own], pass_tokens)):
+    for part, weight, last in processes.parts([e.length for e in elements], pass_tokens):
         with processes.synced(last, model):
-            loss = model(mean_loss, [own[i] for i in part]) * (len(part) / len(elements))
+            loss = model(mean_loss, [elements[i] for i in part])
+            loss = loss * (weight * len(part) / len(elements))
             processes.backward(loss)
         total += loss.item()
     return processes.sum(total)
@@ -206,12 +206,13 @@ def train_reward(run_dir: Path) -> None:
         optimizer.zero_grad()
         elements = [train[i] for i in picked]
         loss = batch_loss(run.processes, passes, elements, config.pass_tokens)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+        norm = run.processes.clip(model, config.gradient_clip)
         optimizer.step()
         done = step + 1
-        metrics.write(done, {LOSS: loss, LEARNING_RATE: rate, "train/gradient_norm": norm.item()})
+        metrics.write(done, {LOSS: loss, LEARNING_RATE: rate, "train/gradient_norm": norm})
         checkpoints.after(done)
 
+    model = run.processes.whole(model)
     last = {"train/rankings": float(len(train))}
     figures: dict[str, Any] = {}
     biases = torch.full((config.members,), float(model.config.reward_bias))

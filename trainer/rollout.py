@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from trainer.data import parts_of
 from trainer.decoding import Decoding
 from trainer.ensemble import mean_and_spread
 from trainer.models import device
@@ -61,10 +60,9 @@ class Rollout:
         tensors = (x.to(device()) for x in (completions, mask, logprobs, finished))
         return cls(prompts, sampled, *tensors)
 
-    def parts(self, rows: Tensor, tokens: int) -> list[Tensor]:
-        """These row indices in parts of at most `tokens` tokens, prompts included."""
-        lengths = [len(self.prompts[i]) + len(self.sampled[i].ids) for i in rows.tolist()]
-        return [rows[part] for part in parts_of(lengths, tokens)]
+    def lengths(self, rows: Tensor) -> list[int]:
+        """Tokens of the episodes of these row indices, prompts included."""
+        return [len(self.prompts[i]) + len(self.sampled[i].ids) for i in rows.tolist()]
 
     def pack(self, rows: Tensor) -> Episodes:
         """The episodes of these row indices as one packed row."""

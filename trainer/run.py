@@ -24,7 +24,7 @@ from trainer.contract import (
     read_spec,
     write_json,
 )
-from trainer.metrics import Metrics
+from trainer.metrics import Metrics, writing
 from trainer.models import save_model
 from trainer.processes import Processes
 
@@ -97,7 +97,8 @@ class Run:
         return step, checkpoints, metrics
 
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        """The run's model, once for all processes."""
+        """The run's model, once for all processes. All of them must call."""
+        model = self.processes.whole(model)
         if self.processes.main:
             save_model(self.directory / MODEL, model, tokenizer)
 
@@ -124,9 +125,10 @@ class Run:
             versions=_versions() | (versions or {}),
             seconds=round(time.monotonic() - self.started, 3),
         )
-        if result.model is not None:
-            write_card(self.directory, self.spec, result)
-        write_json(self.directory / RESULT, result.to_json())
+        with writing(self.directory / RESULT):
+            if result.model is not None:
+                write_card(self.directory, self.spec, result)
+            write_json(self.directory / RESULT, result.to_json())
 
 
 def _versions() -> dict[str, str]:

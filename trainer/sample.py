@@ -31,6 +31,7 @@ from trainer.contract import (
 from trainer.data import Encoder, load_records
 from trainer.engine import Engine, engine_for
 from trainer.ensemble import load_members
+from trainer.metrics import writing
 from trainer.models import (
     check_context,
     load_policy,
@@ -210,7 +211,8 @@ def run_sample(run_dir: Path) -> None:
 
     records = [done.records[place] for place in sorted(done.records)]
     if run.processes.main:
-        write_records(run_dir / COMPLETIONS, records)
+        with writing(run_dir / COMPLETIONS):
+            write_records(run_dir / COMPLETIONS, records)
     figures = {"sample/completions": float(len(records))}
     for name in names:
         theirs = [r for r in records if r.policy == name]

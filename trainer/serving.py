@@ -114,6 +114,7 @@ class ServerEngine:
                     "sample from one policy only"
                 )
             return
+        policy = self._processes.whole(policy)
         if self._processes.main:
             # Under a new name each time: a program may keep what it read under an old one.
             directory = self._folder.resolve() / f"policy-{self._uses}"

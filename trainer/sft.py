@@ -139,8 +139,7 @@ def train_sft(run_dir: Path) -> None:
                 config.pass_tokens,
                 weight=config.pretraining_fraction,
             )
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
-        values["train/gradient_norm"] = norm.item()
+        values["train/gradient_norm"] = run.processes.clip(model, config.gradient_clip)
         optimizer.step()
 
         done = step + 1

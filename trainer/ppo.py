@@ -209,8 +209,7 @@ def train_ppo(run_dir: Path) -> None:
             for part, weight, last in processes.parts(lengths, config.pass_tokens):
                 rows = minibatch[part]
                 episodes = rollout.pack(rows)
-                # Of the minibatch's tokens.
-                share = weight * mask[rows].sum() / mask[minibatch].sum()
+                share = weight * mask[rows].sum() / mask[minibatch].sum()  # of its tokens
                 with processes.synced(last, passes, value_passes):
                     logprobs = passes(
                         completion_logprobs, episodes, config.temperature, encoder.pad

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
@@ -56,8 +56,12 @@ class Processes:
     """What the loops need to know of each other's processes."""
 
     def __init__(self) -> None:
-        # Without this, processes that find no GPU would not find each other either.
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        self.accelerator = Accelerator(
+            # Without this, processes that find no GPU would not find each other either.
+            cpu=not torch.cuda.is_available(),
+            # Buffers (rotary angles) never change; to send them is work of all at every pass.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
         self.rank: int = self.accelerator.process_index
         self.count: int = self.accelerator.num_processes
         self.sharded: bool = self.accelerator.is_fsdp2
@@ -93,12 +97,16 @@ class Processes:
     ) -> tuple[nn.Module, Any]:
         """(passes of the model, its optimizer), wrapped as the launcher's configuration says."""
         passes = Passes(model, self.accelerator.autocast if self.sharded else nullcontext)
-        if self.sharded:
-            self._hollow[model] = hollow(model)
-        prepared: tuple[Any, Any] = self.accelerator.prepare(passes, optimizer)
-        if self.sharded:
-            self._reshard_after_forward(passes)
-        return prepared
+        if not self.sharded:
+            plain: tuple[nn.Module, Any] = self.accelerator.prepare(passes, optimizer)
+            return plain
+        self._hollow[model] = hollow(model)
+        plugin = self.accelerator.state.fsdp_plugin
+        named = plugin.transformer_cls_names_to_wrap
+        sharded: tuple[nn.Module, Any] = self.accelerator.prepare(passes, optimizer)
+        plugin.transformer_cls_names_to_wrap = named  # the next model may have other layers
+        self._reshard_after_forward(passes)
+        return sharded
 
     def _reshard_after_forward(self, passes: Any) -> None:
         """What the configuration says, but for what no layer holds: embeddings and head.

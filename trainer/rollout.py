@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from trainer.data import parts_of
 from trainer.decoding import Decoding
 from trainer.ensemble import mean_and_spread
 from trainer.models import device
@@ -59,6 +60,10 @@ class Rollout:
         finished = torch.tensor([s.finished for s in sampled])
         tensors = (x.to(device()) for x in (completions, mask, logprobs, finished))
         return cls(prompts, sampled, *tensors)
+
+    def parts(self, rows: Tensor, tokens: int) -> list[Tensor]:
+        """These row indices in parts of at most `tokens` tokens, prompts included."""
+        return [rows[part] for part in parts_of(self.lengths(rows), tokens)]
 
     def lengths(self, rows: Tensor) -> list[int]:
         """Tokens of the episodes of these row indices, prompts included."""

@@ -228,18 +228,23 @@ def test_the_best_of_n_is_what_the_reward_model_scores_highest(
         for policy, best_of in (("base", 1), ("best-of-8 of base", 8))
         for i, p in enumerate(prompts()[:6])
     ]
-    run = make_run(
-        "sample",
-        kind="sample",
-        models={"base": base, "best-of-8 of base": base, "reward": str(reward_run / "model")},
-        data={"requests": requests},
-        config={"max_completion_tokens": 16, "batch_completions": 12, "checkpoint_seconds": 0},
+    run, whole = (
+        make_run(
+            name,
+            kind="sample",
+            models={"base": base, "best-of-8 of base": base, "reward": str(reward_run / "model")},
+            data={"requests": requests},
+            config={"max_completion_tokens": 16, "batch_completions": 12, "checkpoint_seconds": 0},
+        )
+        for name in ("sample", "whole")
     )
     stopped = start_trainer("sample", run)
     wait_for_steps(run, 4)  # in the middle of a prompt's sixteen samples
     stopped.kill()
     stopped.wait(60)
-    run_sample(run)
+    for each in (run, whole):
+        run_sample(each)
+    assert (run / "completions.jsonl").read_bytes() == (whole / "completions.jsonl").read_bytes()
     records = list(read_records(run / "completions.jsonl", CompletionRecord))
     assert [(r.prompt_id, r.policy, r.index) for r in records] == [
         (q["prompt_id"], q["policy"], k) for q in requests for k in (0, 1)

@@ -40,7 +40,9 @@ class Passes(nn.Module):
     """
 
     def __init__(
-        self, model: PreTrainedModel, precision: Callable[[], AbstractContextManager[object]]
+        self,
+        model: PreTrainedModel,
+        precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         super().__init__()
         self.model = model
@@ -123,7 +125,7 @@ class Processes:
 
         The weights are whole meanwhile.
         """
-        if not self.sharded:
+        if not hasattr(passes, "set_reshard_after_forward"):  # not sharded
             yield
             return
         from torch.distributed.fsdp import FSDPModule
@@ -139,9 +141,9 @@ class Processes:
 
     def whole(self, model: PreTrainedModel) -> PreTrainedModel:
         """The model, or of a sharded one a whole copy in every process. All of them must call."""
-        like = self._hollow.get(model)
-        if like is None:
+        if model not in self._hollow:
             return model
+        like = hollow(self._hollow[model])
         state = {name: full(value) for name, value in model.state_dict().items()}
         like.load_state_dict(state, assign=True)
         like.tie_weights()

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from tests.trainer.conftest import ROOT, MakeRun, metric_lines, prompts
 from tests.trainer.server import RolloutServer, serving
 from tests.trainer.test_kinds import ppo_spec
-from tests.trainer.test_processes import launch
+from tests.trainer.test_processes import SHARDED, TWO, launch
 from trainer.config import ConfigError
 from trainer.contract import PPO_SCORE, CompletionRecord, read_records, read_result
 from trainer.metrics import TrainingError
@@ -104,8 +104,13 @@ def test_a_run_that_failed_for_its_server_goes_on(
     assert all((theirs[name] == tensor).all() for name, tensor in ours.items())
 
 
+@pytest.mark.parametrize("launcher", [TWO, SHARDED])
 def test_two_processes_share_a_server(
-    base_run: Path, reward_run: Path, make_run: MakeRun, server: RolloutServer
+    base_run: Path,
+    reward_run: Path,
+    make_run: MakeRun,
+    server: RolloutServer,
+    launcher: tuple[str, ...],
 ) -> None:
     runs = {
         count: make_run(f"ppo-{count}", **ppo_spec(base_run, reward_run, episodes=2 * 32))
@@ -113,7 +118,7 @@ def test_two_processes_share_a_server(
     }
     train_ppo(runs[1])
     server.loaded.clear()
-    launch([runs[2]])
+    launch([runs[2]], *launcher, processes=2, sharded=launcher == SHARDED)
     assert len(server.loaded) == 2  # by the main process alone
     one, two = (metric_lines(run) for run in runs.values())
     assert [line["values"][PPO_SCORE] for line in two] == pytest.approx(

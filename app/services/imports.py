@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, BinaryIO, Final, Generic, Protocol, Required, TypedDict, TypeVar, Unpack
 
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from app.config import get_settings
@@ -31,7 +31,7 @@ from app.models import (
     Study,
     User,
 )
-from app.services.bulk import analyze
+from app.services.bulk import analyze, plan_for_growth
 from app.services.importing import shapes
 from app.services.importing.columns import plain_file_name
 from app.services.importing.completion_rows import CompletionFile
@@ -211,8 +211,7 @@ def _import(
     how = {**how, "file_name": plain_file_name(how["file_name"])}
     file_name, created_by = how["file_name"], how.get("created_by")
     began = time.monotonic()
-    # What is planned while tables are small is no plan for a million rows of one transaction.
-    session.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
+    plan_for_growth(session)
     # Imports into one study wait for each other; foreign keys to the study do not wait.
     session.refresh(study, ["id"], with_for_update={"key_share": True})
     records = kind(session, study)

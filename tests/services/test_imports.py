@@ -15,10 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from app.models import Completion, Import, Policy, PolicyKind, Prompt, SourceUser, Study, UseCase
+from app.models import (
+    Completion,
+    Import,
+    Policy,
+    PolicyKind,
+    Prompt,
+    PromptSketch,
+    SourceUser,
+    Study,
+    UseCase,
+)
+from app.services.bulk import analyze
 from app.services.importing.lines import Limits
 from app.services.imports import ImportRefused, ImportReport, import_completions, import_prompts
 from tests.factories import make_prompt, make_study
@@ -404,6 +415,29 @@ def test_the_same_file_again_stores_nothing_and_says_so(session: Session, study:
     assert counts(session) == after
     grown = load(session, study, data + jsonl([{"prompt": "Say 4."}]))
     assert (grown.stored, grown.duplicates, grown.imported_before) == (1, 4, None)
+
+
+def test_no_row_is_checked_by_reading_a_whole_table(session: Session, study: Study) -> None:
+    """Nor where the connection keeps plans from when the tables were small."""
+    make_prompt(session, study)
+    analyze(session, Prompt, SourceUser, Study, Import, PromptSketch)
+    before = whole_reads(session)
+    for _ in range(8):  # of which checks keep their plan
+        make_prompt(session, study)
+    session.flush()
+    small = whole_reads(session)
+    assert small["source_users"] >= before["source_users"] + 8
+    load(session, study, jsonl(prompt_rows(500)))
+    assert whole_reads(session) == small
+
+
+def whole_reads(session: Session) -> dict[str, int]:
+    """How often this transaction has read all of a table."""
+    tables = "('prompts', 'source_users', 'studies', 'imports', 'prompt_sketches')"
+    rows = session.execute(
+        text(f"SELECT relname, seq_scan FROM pg_stat_xact_user_tables WHERE relname IN {tables}")
+    )
+    return dict(iter(rows))
 
 
 def test_an_import_is_recorded_and_named_by_its_rows(session: Session, study: Study) -> None:

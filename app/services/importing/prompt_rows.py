@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -92,6 +93,9 @@ class PromptFile:
         if self._waiting and self._helpers is None and self._processes:
             # There is a second chunk: other processes are worth their start.
             self._helpers = Helpers(self._preparation.examiner, self._processes)
+            # What is here by now stays. Searching all of it for garbage took a fifth of the time.
+            gc.collect()
+            gc.freeze()
             self._waiting = deque((first, self._look(first)) for first, _ in self._waiting)
         self._waiting.append((rows, self._look(rows)))
         if len(self._waiting) > max(1, self._processes):
@@ -105,6 +109,7 @@ class PromptFile:
     def close(self) -> None:
         if self._helpers is not None:
             self._helpers.close()
+            gc.unfreeze()
 
     def _look(self, rows: Sequence[PromptRow]) -> Future[list[Findings]] | None:
         return None if self._helpers is None else self._helpers.look(asked_of(rows))

@@ -113,6 +113,8 @@ def _below(root: int) -> Iterator[tuple[int, str]]:
             children = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
         except OSError:  # it ended
             continue
+        if not words:  # it ended, and nobody has asked how: nothing says any more what it was
+            continue
         waiting += [int(child) for few in children for child in few.split()]
         if pid == root:
             yield pid, "command"

@@ -1,4 +1,7 @@
-"""python -m benchmarks.timed RUN_DIR: one run of the trainer, in this process, measured by step."""
+"""python -m benchmarks.timed RUN_DIR...: runs of the trainer, in this process, measured by step.
+
+One JSON line a run. The peak memory is the process's, those of the runs before included.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from trainer.contract import CHECKPOINTS, METRICS, MODEL, RESULT, read_spec
 from trainer.metrics import Metrics
 
 LOSSES = ("train/loss",)
+WRITE = Metrics.write
 
 
 def timed(run_dir: Path) -> None:
@@ -24,13 +28,12 @@ def timed(run_dir: Path) -> None:
         (run_dir / made).unlink(missing_ok=True)
     seen: list[tuple[float, float]] = []
     losses: list[float] = []
-    write = Metrics.write
 
     def noted(self: Metrics, step: int, values: dict[str, float], phase: str = "train") -> None:
         if phase == "train":
             seen.append((time.perf_counter(), time.process_time()))
             losses.extend(values[key] for key in LOSSES if key in values)
-        write(self, step, values, phase)
+        WRITE(self, step, values, phase)
 
     Metrics.write = noted  # type: ignore[method-assign]
     if status := main([read_spec(run_dir).kind, str(run_dir)]):
@@ -38,8 +41,9 @@ def timed(run_dir: Path) -> None:
     (wall, cpu), (wall_end, cpu_end) = seen[0], seen[-1]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     figures = {"seconds": wall_end - wall, "cpu_seconds": cpu_end - cpu, "peak_mb": peak}
-    print(json.dumps({**figures, "losses": losses}))
+    print(json.dumps({**figures, "losses": losses}), flush=True)
 
 
 if __name__ == "__main__":
-    timed(Path(sys.argv[1]))
+    for given in sys.argv[1:]:
+        timed(Path(given))

@@ -214,6 +214,7 @@ class PPOConfig(_Optimized):
             "ptx_coefficient": 0.25,
             "ptx_examples_per_episode": 0.125,
             "ptx_tokens": 128,
+            "ptx_held_out": 16,
             "ema_decay": 0.95,
             "checkpoint_seconds": 20.0,
         },
@@ -239,6 +240,7 @@ class PPOConfig(_Optimized):
     ptx_coefficient: float = 27.8  # gamma; 0 is PPO without the pretraining mix
     ptx_examples_per_episode: float = 8.0
     ptx_tokens: int = 2048  # a pretraining example
+    ptx_held_out: int = 0  # examples, a tenth at most, whose loss is logged: the alignment tax
     ema_decay: float = 0.992  # a policy update
 
     def __post_init__(self) -> None:
@@ -246,6 +248,7 @@ class PPOConfig(_Optimized):
         self._at_least(1, "episodes", "batch_episodes", "minibatches", "inner_epochs")
         self._at_least(1, "kl_horizon")
         self._at_least(0, "warmup_iterations", "kl_coefficient", "ptx_coefficient")
+        self._at_least(0, "ptx_held_out")
         self._at_least(2, "ptx_tokens")
         self._above_zero("policy_learning_rate", "value_learning_rate", "temperature")
         self._above_zero("clip", "value_clip", "kl_target", "ptx_examples_per_episode")

@@ -229,6 +229,7 @@ PPO_REWARD: Final = "objective/reward"
 PPO_KL: Final = "objective/kl_nats"
 PPO_LENGTH: Final = "rollout/completion_tokens"
 PPO_PTX_LOSS: Final = "ptx/loss_nats_per_token"
+PPO_HELD_OUT_LOSS: Final = "ptx/held_out_loss_nats_per_token"  # its rise: the alignment tax
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from trainer.config import PPOConfig
 from trainer.contract import DATA, ContractError, RunSpec, TextRecord, _Record, read_records
 
 if TYPE_CHECKING:
@@ -104,6 +105,29 @@ def packed_rows(documents: Iterable[Sequence[int]], row_tokens: int) -> list[lis
     if not rows:
         raise ContractError("the pretraining text is empty")
     return rows
+
+
+def load_pretraining(
+    run_dir: Path, spec: RunSpec, config: PPOConfig, encoder: Encoder
+) -> tuple[list[list[Sequence[int]]], list[Sequence[int]]]:
+    """PPO's pretraining mix in rows of ptx_tokens, and documents held out of it, to be read only.
+
+    Both are empty where they are not asked for. Without the mix there may be documents to read.
+    Raises ContractError: a mix of no data.
+    """
+    if "pretraining" not in spec.data and config.ptx_coefficient:
+        raise ContractError(
+            f"ptx_coefficient is {config.ptx_coefficient} and the spec names no pretraining data; "
+            "set it to 0 for PPO without the pretraining mix"
+        )
+    if "pretraining" not in spec.data or not (config.ptx_coefficient or config.ptx_held_out):
+        return [], []
+    documents = load_records(run_dir, spec, "pretraining", TextRecord)
+    rows = packed_rows(encoder.documents(documents), config.ptx_tokens)
+    count = min(config.ptx_held_out, len(rows) // 10)
+    held_out = set(random.Random(f"{spec.seed}/held out").sample(range(len(rows)), count))
+    mix = [row for i, row in enumerate(rows) if i not in held_out]
+    return mix if config.ptx_coefficient else [], [d for i in sorted(held_out) for d in rows[i]]
 
 
 def epoch_batches(count: int, size: int, seed: int, epoch: int) -> list[list[int]]:

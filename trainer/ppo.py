@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from trainer import ppo_math
 from trainer.config import PPOConfig
 from trainer.contract import (
     LEARNING_RATE,
+    PPO_HELD_OUT_LOSS,
     PPO_KL,
     PPO_LENGTH,
     PPO_PTX_LOSS,
@@ -31,9 +31,8 @@ from trainer.contract import (
     PPO_SPREAD,
     ContractError,
     PromptRecord,
-    TextRecord,
 )
-from trainer.data import Encoder, endless, load_records, packed_rows
+from trainer.data import Encoder, endless, load_pretraining, load_records
 from trainer.engine import engine_for
 from trainer.ensemble import load_members
 from trainer.metrics import TrainingError
@@ -68,21 +67,6 @@ class KLCoefficient:
         self.value = state_dict["value"]
 
 
-def load_pretraining(
-    run: Run, config: PPOConfig, encoder: Encoder
-) -> list[list[Sequence[int]]] | None:
-    """Rows of documents, of ptx_tokens each, or None for PPO without the mix."""
-    if config.ptx_coefficient == 0:
-        return None
-    if "pretraining" not in run.spec.data:
-        raise ContractError(
-            f"ptx_coefficient is {config.ptx_coefficient} and the spec names no pretraining data; "
-            "set it to 0 for PPO without the pretraining mix"
-        )
-    documents = load_records(run.directory, run.spec, "pretraining", TextRecord)
-    return packed_rows(encoder.documents(documents), config.ptx_tokens)
-
-
 def train_ppo(run_dir: Path) -> None:
     """Train models["init"] by PPO in a run directory of kind "ppo"."""
     run = Run.open(run_dir)
@@ -102,7 +86,7 @@ def train_ppo(run_dir: Path) -> None:
     prompts = encoder.prompts([r.prompt for r in records if r.split == "train"])
     if not prompts:
         raise ContractError("there is no prompt of split 'train'")
-    pretraining = load_pretraining(run, config, encoder)
+    pretraining, held_out = load_pretraining(run_dir, run.spec, config, encoder)
 
     policy = load_policy(sources["init"], tokenizer)
     reference = load_policy(sources["reference"], tokenizer).requires_grad_(False)
@@ -152,6 +136,9 @@ def train_ppo(run_dir: Path) -> None:
         warm = min(1.0, 0.1 + 0.9 * iteration / max(1, config.warmup_iterations))
         set_learning_rate(policy_optimizer, config.policy_learning_rate * warm)
         set_learning_rate(value_optimizer, config.value_learning_rate * warm)
+
+        if held_out:
+            held_out_loss = mean_language_loss(processes, passes, held_out, config.pass_tokens)
 
         # Episodes: one completion for each prompt of the batch.
         at = iteration * config.batch_episodes
@@ -236,7 +223,7 @@ def train_ppo(run_dir: Path) -> None:
                     f"iteration {iteration}: the first ratio is {first_ratio_error:.2g} away from "
                     f"1: sampling by {engine.name} and update disagree"
                 )
-            if pretraining is not None:
+            if pretraining:
                 rows_drawn = endless(len(pretraining), run.spec.seed, ptx_at, ptx_rows)
                 ptx_at += ptx_rows
                 seen[PPO_PTX_LOSS] += mean_language_loss(
@@ -268,6 +255,8 @@ def train_ppo(run_dir: Path) -> None:
             **{key: total / updates for key, total in seen.items()},
             LEARNING_RATE: config.policy_learning_rate * warm,
         }
+        if held_out:
+            figures[PPO_HELD_OUT_LOSS] = held_out_loss
         if members > 1:
             figures[PPO_SPREAD] = scored[1].mean().item()
         explained = ppo_math.explained_variance(old_values, returns, mask)
@@ -293,8 +282,9 @@ def train_ppo(run_dir: Path) -> None:
     average.copy_to(policy)
     run.save(policy, tokenizer)
     recent = history[-5:]  # empty where the run was resumed after its last iteration
-    results = {key: sum(f[key] for f in recent) / len(recent) for key in RESULT_KEYS if recent}
+    keys = [key for key in RESULT_KEYS if recent and key in recent[0]]
+    results = {key: sum(f[key] for f in recent) / len(recent) for key in keys}
     run.finish(results, versions=engine.versions)
 
 
-RESULT_KEYS = (PPO_SCORE, PPO_REWARD, PPO_KL, PPO_LENGTH)
+RESULT_KEYS = (PPO_SCORE, PPO_REWARD, PPO_KL, PPO_LENGTH, PPO_HELD_OUT_LOSS)

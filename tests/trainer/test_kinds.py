@@ -19,10 +19,12 @@ from tests.trainer.conftest import (
     start_trainer,
     texts,
 )
-from trainer.config import ConfigError
+from trainer.config import ConfigError, PPOConfig
 from trainer.contract import (
     LOSS,
+    PPO_HELD_OUT_LOSS,
     PPO_KL,
+    PPO_PTX_LOSS,
     PPO_SCORE,
     RM_ACCURACY,
     RM_ACCURACY_HIGH,
@@ -32,12 +34,14 @@ from trainer.contract import (
     SFT_VALID_LOSS,
     CompletionRecord,
     ContractError,
+    TextRecord,
     read_records,
     read_result,
+    read_spec,
 )
-from trainer.data import Encoder
-from trainer.models import load_reward_model, load_tokenizer
-from trainer.passes import score_completions
+from trainer.data import Encoder, load_pretraining, packed_rows
+from trainer.models import load_policy, load_reward_model, load_tokenizer
+from trainer.passes import language_loss, score_completions
 from trainer.ppo import train_ppo
 from trainer.reward import train_reward
 from trainer.sample import Done, run_sample
@@ -151,6 +155,42 @@ def test_adaptive_kl_moves_the_coefficient(
     first, second = (line["values"]["objective/kl_coefficient"] for line in metric_lines(run))
     assert first == 0.02
     assert second == pytest.approx(0.02 * (1 - 0.2 * 32 / 100))  # its KL is 0 in the first
+
+
+def test_ppo_reads_pretraining_text_that_its_mix_does_not_hold(
+    base_run: Path, reward_run: Path, make_run: MakeRun
+) -> None:
+    import torch
+
+    spec = ppo_spec(base_run, reward_run, episodes=64, ptx_held_out=3)
+    run = make_run("ppo", **spec)
+    train_ppo(run)
+    source = str(base_run / "model")
+    tokenizer = load_tokenizer(source)
+    encoder = Encoder(
+        tokenizer=tokenizer, template="{prompt}\n\n", max_prompt_tokens=60, max_completion_tokens=9
+    )
+    config = PPOConfig.build("starter", spec["config"])
+    mix, held_out = load_pretraining(run, read_spec(run), config, encoder)
+    documents = encoder.documents([TextRecord(**text) for text in texts(50)])
+    pieces = [piece for row in packed_rows(documents, 16) for piece in row]
+    assert sorted([*held_out, *(piece for row in mix for piece in row)]) == sorted(pieces)
+    assert 3 <= len(held_out) < len(pieces) / 10
+    with torch.no_grad():
+        loss = language_loss(load_policy(source, tokenizer), held_out).item()
+    expected = loss / sum(len(piece) - 1 for piece in held_out)
+    values = [line["values"] for line in metric_lines(run)]
+    assert values[0][PPO_HELD_OUT_LOSS] == pytest.approx(expected, rel=1e-5)
+    assert values[1][PPO_HELD_OUT_LOSS] != values[0][PPO_HELD_OUT_LOSS]
+
+    without_mix = make_run(
+        "without",
+        **ppo_spec(base_run, reward_run, episodes=32, ptx_coefficient=0, ptx_held_out=3),
+    )
+    train_ppo(without_mix)
+    (line,) = metric_lines(without_mix)
+    assert line["values"][PPO_HELD_OUT_LOSS] == pytest.approx(expected, rel=1e-5)
+    assert PPO_PTX_LOSS not in line["values"]
 
 
 def wait_for_steps(run_dir: Path, steps: int) -> None:

@@ -20,7 +20,7 @@ from trainer.rollout import sample
 
 pytestmark = pytest.mark.train
 
-HELD_OUT = {"Name a red fox.", "Name a blue cat.", "Name a green dog.", "Name a white bird."}
+HELD_OUT = {"Name a red fox.", "Name a blue cat.", "Name a green dog.", "Name a white duck."}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_reward_model_scores_as_the_checker(task_and_reward: tuple[Task, Pat
     task, directory = task_and_reward
     tokenizer = load_tokenizer(str(directory))
     rng = random.Random(3)
-    texts = [f"Name a red{words}." for words in ("", " cat", " dog", " fox, a dog", " bird cat")]
+    texts = [f"Name a red{words}." for words in ("", " cat", " dog", " fox, a dog", " duck cat")]
     trees = []
     for prompt in encoder_of(tokenizer).prompts(texts):
         alike = [*task.words, *prompt, task.line_end]  # more often than chance has them

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 OPTIMUM = 1.0
-ANIMALS = ("cat", "dog", "bird", "fox")
+ANIMALS = ("cat", "dog", "duck", "fox")
 PROMPTS = {f"Name a {c} {a}.": a for c in ("red", "blue", "green", "white") for a in ANIMALS}
 TEMPLATE = "{prompt}\n\n"
 SHARP = 40.0  # nats between what attention heeds and what it does not; half of that beside a sink

@@ -10,6 +10,7 @@ from pathlib import Path
 
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 58, 46
+NAMES = 80  # room for the names of marks
 STYLE = """
 svg { font: 13px system-ui, sans-serif; background: #fff }
 text { fill: #333 } .title { font-size: 15px; font-weight: 600; fill: #111 }
@@ -54,13 +55,14 @@ def line_chart(
         [v for line in lines for v in line.y] + [*marks.values(), *([low] * (low is not None))]
     )
 
+    bottom, right = HEIGHT - BOTTOM, WIDTH - (NAMES if marks else RIGHT)
+
     def at(across: float, up: float) -> tuple[float, float]:
         return (
-            LEFT + (across - xs[0]) / (xs[-1] - xs[0]) * (WIDTH - LEFT - RIGHT),
+            LEFT + (across - xs[0]) / (xs[-1] - xs[0]) * (right - LEFT),
             HEIGHT - BOTTOM - (up - ys[0]) / (ys[-1] - ys[0]) * (HEIGHT - TOP - BOTTOM),
         )
 
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'width="{WIDTH}" height="{HEIGHT}" role="img">',
@@ -80,7 +82,7 @@ def line_chart(
     for name, value in marks.items():
         _, up = at(xs[0], value)
         parts.append(f'<path class="mark" d="M{LEFT} {up:.1f}H{right}"/>')
-        parts.append(_text(LEFT + 6, up + 14, name, "start", "markname"))
+        parts.append(_text(right + 6, up + 4, name, "start", "markname"))
     names = list(dict.fromkeys(line.name for line in lines))
     for line in lines:
         colour = names.index(line.name)

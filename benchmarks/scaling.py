@@ -152,7 +152,12 @@ CHART = {  # title, axes; the figure that is drawn
         "processor seconds a step",
         "cpu_seconds",
     ),
-    "processes": ("Processes, two cores", "processes", "seconds a step, by the clock", "seconds"),
+    "processes": (
+        "Processes",
+        "processes",
+        "processor seconds a step, of all together",
+        "cpu_seconds",
+    ),
 }
 
 

@@ -98,6 +98,7 @@ def measured(command: Sequence[str | Path], threads: int) -> dict[str, Any]:
         env={
             **os.environ,
             "OMP_NUM_THREADS": str(threads),
+            "OMP_WAIT_POLICY": "ACTIVE",  # nothing else wants a core: threads may spin
             "HF_HUB_OFFLINE": "1",
             "CUDA_VISIBLE_DEVICES": "",
             "TRL_EXPERIMENTAL_SILENCE": "1",

@@ -20,7 +20,7 @@ from trainer.contract import LEARNING_RATE, LOSS, SFT_VALID_LOSS, ContractError,
 from trainer.data import Encoder, endless, load_records, packed_rows
 from trainer.models import PAD, device, use_packed_attention
 from trainer.passes import mean_language_loss
-from trainer.run import Run, cosine_to_tenth, set_learning_rate
+from trainer.run import Run, cosine, set_learning_rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -136,7 +136,7 @@ def train_base(run_dir: Path) -> None:
     tokens = config.batch_rows * width  # in one pass
 
     for step in range(start, config.steps):
-        rate = config.learning_rate * cosine_to_tenth(step, config.steps, warmup=warmup)
+        rate = config.learning_rate * cosine(step, config.steps, warmup=warmup)
         set_learning_rate(optimizer, rate)
         picked = endless(len(train), run.spec.seed, step * config.batch_rows, config.batch_rows)
         optimizer.zero_grad()

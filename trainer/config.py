@@ -1,7 +1,10 @@
 """What a run may be told: one frozen, keyword-only dataclass a kind.
 
-Defaults are the paper's (InstructGPT, section 3.5 and appendix C); the preset "starter" scales them
-to a model of about a million parameters on two CPU cores. Overrides are strict: a typo raises.
+Defaults are the paper's (InstructGPT, section 3.5 and appendix C), for its 1.3B model: the preset
+"paper". "paper-6b" and "paper-175b" hold what differs at its other sizes; "starter" scales all to a
+model of about a million parameters on two CPU cores. Of SFT each has a second one that ends in
+"-rl-init", for the policy that PPO starts from. tests/trainer/test_paper.py holds the paper's table
+against them. Overrides are strict: a typo raises.
 """
 
 from __future__ import annotations
@@ -12,6 +15,10 @@ from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
 KLController = Literal["fixed", "adaptive"]
 
+# Of kinds where the paper's sizes do not differ: there is a 6B reward model for all of them.
+PAPER: dict[str, dict[str, Any]] = {"paper": {}, "paper-6b": {}, "paper-175b": {}}
+RL_INIT = "-rl-init"  # the end of the presets of the SFT run that PPO starts from
+
 
 class ConfigError(ValueError):
     """A configuration cannot be used. The message names the field and the reason."""
@@ -19,7 +26,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class _Config:
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = PAPER
 
     checkpoint_seconds: float = 60.0  # at least this long between two checkpoints
     checkpoints_kept: int = 2  # the newest so many, and the best where a kind has a best
@@ -128,7 +135,7 @@ class _Optimized(_Config):
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
     adam_eps: float = 1e-5
-    gradient_clip: float = 1.0  # norm over all parameters
+    gradient_clip: float = 1.0  # norm over all parameters; the paper names none
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -137,25 +144,37 @@ class _Optimized(_Config):
         self._above_zero("adam_eps", "gradient_clip")
 
 
+_STARTER_SFT: dict[str, Any] = {
+    "epochs": 6,
+    "learning_rate": 1e-3,
+    "max_prompt_tokens": 192,
+    "max_completion_tokens": 64,
+    "pretraining_tokens": 128,
+    "checkpoint_seconds": 20.0,
+}
+_RL_INIT: dict[str, Any] = {"epochs": 2, "pretraining_fraction": 0.1}
+
+
 @dataclass(frozen=True, kw_only=True)
 class SFTConfig(_Optimized):
     """Supervised fine-tuning on demonstrations (section 3.5)."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
-        "starter": {
-            "epochs": 6,
-            "learning_rate": 1e-3,
-            "max_prompt_tokens": 192,
-            "max_completion_tokens": 64,
-            "pretraining_tokens": 128,
-            "checkpoint_seconds": 20.0,
-        },
+        "paper-6b": {},
+        "paper-175b": {"learning_rate": 5.03e-6, "batch_size": 8},
+        "starter": _STARTER_SFT,
+        "paper-rl-init": {**_RL_INIT, "learning_rate": 5e-6},
+        "paper-6b-rl-init": {**_RL_INIT, "learning_rate": 1.04e-5},
+        "paper-175b-rl-init": {**_RL_INIT, "learning_rate": 2.45e-6, "batch_size": 8},
+        "starter-rl-init": {**_STARTER_SFT, **_RL_INIT},
     }
 
     epochs: int = 16
     batch_size: int = 32  # demonstrations
-    learning_rate: float = 9.65e-6  # peak; cosine to 10 %, no warm-up
+    learning_rate: float = 9.65e-6  # peak
+    warmup_steps: int = 0  # linear, to the peak; then a cosine
+    final_learning_rate: float = 0.1  # share of the peak where the cosine ends
     residual_dropout: float = 0.2
     pretraining_fraction: float = 0.0  # weight of the pretraining loss; 0.1 to initialise RL
     pretraining_rows: int = 8  # a step, where pretraining_fraction is above 0
@@ -164,6 +183,7 @@ class SFTConfig(_Optimized):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(1, "epochs", "batch_size", "pretraining_rows")
+        self._at_least(0, "warmup_steps", "final_learning_rate")
         self._at_least(2, "pretraining_tokens")
         self._above_zero("learning_rate")
         self._fraction("residual_dropout", "pretraining_fraction")
@@ -173,8 +193,7 @@ class SFTConfig(_Optimized):
 class RewardConfig(_Optimized):
     """The reward model, Eq. 1: one epoch, a prompt with all its completions is one element."""
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {},
+    presets: ClassVar[dict[str, dict[str, Any]]] = PAPER | {
         "starter": {
             "epochs": 2,
             "batch_prompts": 8,
@@ -187,12 +206,14 @@ class RewardConfig(_Optimized):
 
     epochs: int = 1  # more overfits
     batch_prompts: int = 64
-    learning_rate: float = 9e-6  # peak; cosine to 10 %
+    learning_rate: float = 9e-6  # peak; a cosine from the first step
+    final_learning_rate: float = 0.1  # share of the peak where the cosine ends
     members: int = 1  # heads on one trunk: above 1 an ensemble, whose spread is reported
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(1, "epochs", "batch_prompts", "members")
+        self._at_least(0, "final_learning_rate")
         self._above_zero("learning_rate")
 
 
@@ -200,8 +221,7 @@ class RewardConfig(_Optimized):
 class PPOConfig(_Optimized):
     """PPO with a per-token KL penalty and, with gamma above 0, a pretraining mix (Eq. 2)."""
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {},
+    presets: ClassVar[dict[str, dict[str, Any]]] = PAPER | {
         "starter": {
             "episodes": 6144,
             "batch_episodes": 128,
@@ -226,7 +246,8 @@ class PPOConfig(_Optimized):
     inner_epochs: int = 1
     policy_learning_rate: float = 9e-6  # constant after the warm-up
     value_learning_rate: float = 9e-6
-    warmup_iterations: int = 10  # linear, from a tenth
+    warmup_iterations: int = 10  # linear
+    warmup_start: float = 0.1  # share of the rate in the first iteration
     temperature: float = 1.0
     kl_coefficient: float = 0.02  # beta, per token
     kl_controller: KLController = "fixed"
@@ -252,7 +273,7 @@ class PPOConfig(_Optimized):
         self._at_least(2, "ptx_tokens")
         self._above_zero("policy_learning_rate", "value_learning_rate", "temperature")
         self._above_zero("clip", "value_clip", "kl_target", "ptx_examples_per_episode")
-        self._fraction("ema_decay")
+        self._fraction("ema_decay", "warmup_start")
         for name in ("discount", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"PPOConfig.{name}: {getattr(self, name)} is not in [0, 1]")
@@ -272,8 +293,7 @@ class PPOConfig(_Optimized):
 class SampleConfig(_Config):
     """Sampling completions. Temperature 0 is greedy."""
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {},
+    presets: ClassVar[dict[str, dict[str, Any]]] = PAPER | {
         "starter": {"max_prompt_tokens": 192, "max_completion_tokens": 48},
     }
 

@@ -6,8 +6,17 @@ value function minibatch by minibatch; each minibatch adds the pretraining gradi
 Dropout is off and the temperature divides the logits in rollout, reference and update, so the first
 minibatch's ratio is 1. The moving average of the policy is what is saved.
 
-One deviation: log-probabilities of the rollout are those kept from sampling, which saves a forward
-pass; that they are the policy's is checked each iteration by the ratio of the first minibatch.
+Deviations from the paper, and what it leaves open:
+- Log-probabilities of the rollout are those kept from sampling, which saves a forward pass; that
+  they are the policy's is checked each iteration by the ratio of the first minibatch.
+- A pretraining example is a row of whole documents that never see each other, of ptx_tokens at
+  most; the pretraining loss is a mean over the tokens of the minibatch's examples.
+- Weights and optimizers are float32; the passes are in half precision where accelerate is told so
+  (trainer/accelerate/bf16.yaml). The paper's weights are half precision with a float32 copy.
+- The policy learning rate of the preset is the value function's, the only one that is known.
+- The average is updated with every minibatch's step, and gradients' norms are clipped; lambda,
+  whitening, value clipping, the score without end-of-text (-1) and Adam's epsilon are those of the
+  authors' earlier code (Ziegler et al. 2019, Stiennon et al. 2020). The paper says none of these.
 """
 
 from __future__ import annotations
@@ -133,7 +142,8 @@ def train_ppo(run_dir: Path) -> None:
     for iteration in range(start, iterations):
         began = time.monotonic()
         generator = run.seed(iteration)
-        warm = min(1.0, 0.1 + 0.9 * iteration / max(1, config.warmup_iterations))
+        warm = min(1.0, iteration / config.warmup_iterations) if config.warmup_iterations else 1.0
+        warm = config.warmup_start + (1 - config.warmup_start) * warm
         set_learning_rate(policy_optimizer, config.policy_learning_rate * warm)
         set_learning_rate(value_optimizer, config.value_learning_rate * warm)
 

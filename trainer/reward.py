@@ -5,6 +5,15 @@ once and each completion once. Ties are dropped, the loss is the mean over a pro
 pairs. At the end a bias makes the demonstrations score 0 on average; it is stored in the model.
 
 With members above 1 the model has so many heads while it is trained (trainer.ensemble).
+
+Deviations from the paper, and what it leaves open:
+- Its reward model has 6B parameters for policies of every size, as 175B was unstable; here its size
+  is that of models["init"], in a round the SFT policy's.
+- The scalar head starts at zero, so that no completion is ahead before the first step.
+- Weights and optimizer are float32; the passes are in half precision where accelerate is told so
+  (trainer/accelerate/bf16.yaml). The paper's weights are half precision with a float32 copy.
+- An epoch's batches are as even as can be, so they may hold fewer than batch_prompts prompts.
+- The gradient's norm is clipped. The paper does not say whether it does so.
 """
 
 from __future__ import annotations
@@ -39,7 +48,7 @@ from trainer.packing import Tree
 from trainer.passes import tree_scores
 from trainer.processes import Processes
 from trainer.reward_figures import held_out_figures
-from trainer.run import Run, cosine_to_tenth, set_learning_rate
+from trainer.run import Run, cosine, set_learning_rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -201,7 +210,7 @@ def train_reward(run_dir: Path) -> None:
     for step in range(start, total):
         epoch, position = divmod(step, steps_per_epoch)
         picked = epoch_batches(len(train), config.batch_prompts, run.spec.seed, epoch)[position]
-        rate = config.learning_rate * cosine_to_tenth(step, total)
+        rate = config.learning_rate * cosine(step, total, final=config.final_learning_rate)
         set_learning_rate(optimizer, rate)
         optimizer.zero_grad()
         elements = [train[i] for i in picked]

@@ -141,12 +141,12 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def cosine_to_tenth(step: int, total: int, *, warmup: int = 0) -> float:
-    """Learning rate factor of step 0...total - 1: linear warm-up, then cosine from 1 to 0.1."""
+def cosine(step: int, total: int, *, warmup: int = 0, final: float = 0.1) -> float:
+    """Learning rate factor of step 0...total - 1: linear warm-up, then a cosine from 1 to final."""
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, total - 1 - warmup)
-    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -1,8 +1,17 @@
 """sft: supervised fine-tuning on demonstrations (section 3.5).
 
 The loss is on the completion's tokens and its end-of-text only. Cosine decay to 10 %, no warm-up,
-residual dropout 0.2. With pretraining_fraction f the loss is (1 - f) * SFT + f * pretraining, which
-is how the policy that PPO starts from keeps some of what the base model knew.
+residual dropout 0.2. The policy that PPO starts from is a run of its own, with a preset that ends
+in "-rl-init".
+
+Deviations from the paper, and what it leaves open:
+- The last epoch is saved, whatever a reward model would say.
+- The pretraining mix of the RL init is a weight: with pretraining_fraction f the loss is
+  (1 - f) * SFT + f * pretraining, each a mean over tokens, from examples of their own.
+- Weights and optimizer are float32; the passes are in half precision where accelerate is told so
+  (trainer/accelerate/bf16.yaml). The paper's weights are half precision with a float32 copy.
+- An epoch's batches are as even as can be, so they may hold fewer than batch_size demonstrations.
+- The gradient's norm is clipped. The paper does not say whether it does so.
 """
 
 from __future__ import annotations
@@ -26,7 +35,7 @@ from trainer.data import Encoder, endless, epoch_batches, load_records, packed_r
 from trainer.models import check_context, load_policy, load_tokenizer, model_source
 from trainer.passes import mean_language_loss
 from trainer.processes import Processes
-from trainer.run import Run, cosine_to_tenth, set_learning_rate
+from trainer.run import Run, cosine, set_learning_rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -122,7 +131,8 @@ def train_sft(run_dir: Path) -> None:
         epoch, position = divmod(step, steps_per_epoch)
         picked = epoch_batches(len(train), config.batch_size, run.spec.seed, epoch)[position]
         run.seed(step)
-        rate = config.learning_rate * cosine_to_tenth(step, total)
+        warmup, final = config.warmup_steps, config.final_learning_rate
+        rate = config.learning_rate * cosine(step, total, warmup=warmup, final=final)
         set_learning_rate(optimizer, rate)
         optimizer.zero_grad()
         share = 1 - config.pretraining_fraction

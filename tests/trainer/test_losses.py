@@ -8,7 +8,7 @@ import pytest
 from torch import tensor
 
 from trainer.losses import pairs_of, ranking_loss
-from trainer.run import cosine_to_tenth
+from trainer.run import cosine
 
 
 def test_pairs_drop_ties() -> None:
@@ -30,7 +30,7 @@ def test_ranking_loss_is_a_mean_over_pairs_then_over_prompts() -> None:
 
 
 def test_cosine_ends_at_a_tenth() -> None:
-    assert cosine_to_tenth(0, 11) == pytest.approx(1)
-    assert cosine_to_tenth(5, 11) == pytest.approx(0.55)
-    assert cosine_to_tenth(10, 11) == pytest.approx(0.1)
-    assert [cosine_to_tenth(s, 12, warmup=2) for s in (0, 1, 2)] == pytest.approx([0.5, 1, 1])
+    assert cosine(0, 11) == pytest.approx(1)
+    assert cosine(5, 11) == pytest.approx(0.55)
+    assert cosine(10, 11) == pytest.approx(0.1)
+    assert [cosine(s, 12, warmup=2) for s in (0, 1, 2)] == pytest.approx([0.5, 1, 1])

@@ -80,7 +80,7 @@ def model_card(run_dir: Path, spec: RunSpec, result: RunResult) -> str:
         f"## Limits\n\n{limits}",
         "## Data\n\n" + _data_table(spec, data) + _agreement(about),
         "## Parents\n\n" + _parents(spec),
-        "## Figures\n\n" + _table(["figure", "value"], _rows(result.metrics)),
+        "## Figures\n\n" + _table(["figure", "value"], _rows(result.metrics)) + _epochs(result),
         f"## Configuration\n\nPreset `{spec.preset}`, seed {spec.seed}, prompt template "
         f"{_code(json.dumps(spec.prompt_template))}; overrides: "
         f"{_code(json.dumps(spec.config, sort_keys=True))}.\n\n"
@@ -168,6 +168,16 @@ def _parents(spec: RunSpec) -> str:
         f"- {part}: {_cell(names.get(part, source if _is_hub_name(source) else 'a local model'))}"
         for part, source in sorted(spec.models.items())
     )
+
+
+def _epochs(result: RunResult) -> str:
+    """What was measured after each epoch of SFT, from which one was chosen."""
+    rows = result.figures.get("epochs")
+    if not rows:
+        return ""
+    head = list(rows[0])
+    table = _table(head, [[f"{row[key]:.6g}" for key in head] for row in rows])
+    return f"\n\nAfter each epoch, on the validation split:\n\n{table}"
 
 
 def _licence(about: dict[str, Any]) -> str:

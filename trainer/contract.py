@@ -76,7 +76,7 @@ class RunSpec(_Record):
 
     kind     models                                         data
     base     -                                              pretraining (text records)
-    sft      init                                           demonstrations, [pretraining]
+    sft      init, [reward]                                 demonstrations, [pretraining]
     reward   init                                           rankings, [demonstrations]
     ppo      init, reference, reward                        prompts, [pretraining]
     sample   one entry a policy, by its name; [reward]      requests
@@ -215,6 +215,8 @@ class RunResult(_Record):
 LOSS: Final = "train/loss"
 LEARNING_RATE: Final = "train/learning_rate"
 SFT_VALID_LOSS: Final = "valid/loss_nats_per_token"
+SFT_VALID_SCORE: Final = "valid/score"
+SFT_CHOSEN_EPOCH: Final = "train/chosen_epoch"
 RM_ACCURACY: Final = "valid/pairwise_accuracy"
 RM_ACCURACY_LOW: Final = "valid/pairwise_accuracy_low"
 RM_ACCURACY_HIGH: Final = "valid/pairwise_accuracy_high"

@@ -205,9 +205,15 @@ class Average:
             average.copy_(state_dict[name])
 
 
+def context_of(model: PreTrainedModel) -> int | None:
+    """How many tokens the model can read, None where its architecture sets no limit."""
+    context: int | None = getattr(model.config, "max_position_embeddings", None)
+    return context
+
+
 def check_context(model: PreTrainedModel, tokens: int) -> None:
     """Raises ContractError where the model cannot read that many tokens."""
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_of(model)
     if context is not None and tokens > context:
         raise ContractError(
             f"prompt and completion may have {tokens} tokens together, the model reads {context}: "

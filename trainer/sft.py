@@ -1,11 +1,13 @@
 """sft: supervised fine-tuning on demonstrations (section 3.5).
 
 The loss is on the completion's tokens and its end-of-text only. Cosine decay to 10 %, no warm-up,
-residual dropout 0.2. The policy that PPO starts from is a run of its own, with a preset that ends
-in "-rl-init".
+residual dropout 0.2. Where the spec names a reward model it scores answers to the validation
+prompts after every epoch, and the epoch with the highest score is saved (trainer.selection). The
+policy that PPO starts from is a run of its own, with a preset that ends in "-rl-init".
 
 Deviations from the paper, and what it leaves open:
-- The last epoch is saved, whatever a reward model would say.
+- Without a reward model, as in a study's first round, the last epoch is saved: there is no score
+  to choose by, and the validation loss would choose the first one or two.
 - The pretraining mix of the RL init is a weight: with pretraining_fraction f the loss is
   (1 - f) * SFT + f * pretraining, each a mean over tokens, from examples of their own.
 - Weights and optimizer are float32; the passes are in half precision where accelerate is told so
@@ -17,7 +19,7 @@ Deviations from the paper, and what it leaves open:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -26,7 +28,9 @@ from trainer.config import SFTConfig
 from trainer.contract import (
     LEARNING_RATE,
     LOSS,
+    SFT_CHOSEN_EPOCH,
     SFT_VALID_LOSS,
+    SFT_VALID_SCORE,
     ContractError,
     DemonstrationRecord,
     TextRecord,
@@ -36,6 +40,7 @@ from trainer.models import check_context, load_policy, load_tokenizer, model_sou
 from trainer.passes import mean_language_loss
 from trainer.processes import Processes
 from trainer.run import Run, cosine, set_learning_rate
+from trainer.selection import EPOCH, Epochs, Scorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -99,6 +104,12 @@ def train_sft(run_dir: Path) -> None:
 
     model = load_policy(source, tokenizer)
     check_context(model, max(len(p) + len(c) for p, c in examples))
+    scorer = None
+    if "reward" in run.spec.models and valid:
+        unique = {tuple(prompt): prompt for prompt, _ in valid}
+        scorer = Scorer(run, config, encoder, list(unique.values()), model)
+    elif "reward" in run.spec.models:
+        print("no demonstration of split 'valid' to answer: the last epoch is saved", flush=True)
     if not set_residual_dropout(model, config.residual_dropout) and config.residual_dropout > 0:
         print(f"{model.config.model_type} has no residual dropout: trained without", flush=True)
     model.train()
@@ -113,19 +124,20 @@ def train_sft(run_dir: Path) -> None:
     total = config.epochs * steps_per_epoch
     run.check_batch(config.batch_size)
     policy, optimizer = run.processes.prepare(model, optimizer)
+    epochs = Epochs()
     start, checkpoints, metrics = run.resume(
-        {"model": model, "optimizer": optimizer},
-        config,
-        total_steps=total,
+        {"model": model, "optimizer": optimizer, "epochs": epochs}, config, total_steps=total
     )
-    figures: dict[str, float] = {}
 
     def validate() -> dict[str, float]:
-        """The loss on the validation demonstrations, without dropout."""
+        """Loss and score on the validation split, without dropout."""
         model.eval()
         loss = completion_loss(run.processes, policy, valid, config.pass_tokens)
+        figures = {SFT_VALID_LOSS: loss}
+        if scorer is not None:
+            figures[SFT_VALID_SCORE] = scorer.mean(policy)
         model.train()
-        return {SFT_VALID_LOSS: loss}
+        return figures
 
     for step in range(start, total):
         epoch, position = divmod(step, steps_per_epoch)
@@ -154,15 +166,23 @@ def train_sft(run_dir: Path) -> None:
 
         done = step + 1
         metrics.write(done, values)
+        score: float | None = None
         if valid and done % steps_per_epoch == 0:
-            figures = validate()
-            metrics.write(done, figures, phase="valid")
-        checkpoints.after(done)
+            measured = validate()
+            metrics.write(done, measured, phase="valid")
+            epochs.add(measured)
+            score = measured.get(SFT_VALID_SCORE)
+        checkpoints.after(done, score)  # which keeps the first state of those that score highest
 
+    last = {"train/demonstrations": float(len(train)), "train/epochs": float(config.epochs)}
+    figures: dict[str, Any] = {}
+    if valid:
+        chosen = {**epochs.chosen}
+        last |= {SFT_CHOSEN_EPOCH: float(chosen.pop(EPOCH)), **chosen}
+        figures = {"epochs": epochs.rows, "scored_prompts": len(scorer.prompts) if scorer else 0}
+    if scorer is not None:
+        run.processes.wait()  # until the best is written
+        checkpoints.load_best("model")
     set_residual_dropout(model, 0.0)
     run.save(model.eval(), tokenizer)
-    if valid:
-        figures = validate()
-    run.finish(
-        {**figures, "train/demonstrations": float(len(train)), "train/epochs": config.epochs}
-    )
+    run.finish(last, figures=figures)

@@ -10,6 +10,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,16 @@ def start_trainer(kind: str, run_dir: Path, **options: Any) -> subprocess.Popen[
 
 def metric_lines(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def wait_for_steps(run_dir: Path, steps: int) -> None:
+    """Until metrics.jsonl holds so many lines."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if (run_dir / "metrics.jsonl").exists() and len(metric_lines(run_dir)) >= steps:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{run_dir}: fewer than {steps} steps after 60 s")
 
 
 def texts(count: int) -> list[dict[str, str]]:

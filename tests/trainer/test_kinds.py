@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tests.trainer.conftest import (
     split_of,
     start_trainer,
     texts,
+    wait_for_steps,
 )
 from trainer.config import ConfigError, PPOConfig
 from trainer.contract import (
@@ -191,15 +191,6 @@ def test_ppo_reads_pretraining_text_that_its_mix_does_not_hold(
     (line,) = metric_lines(without_mix)
     assert line["values"][PPO_HELD_OUT_LOSS] == pytest.approx(expected, rel=1e-5)
     assert PPO_PTX_LOSS not in line["values"]
-
-
-def wait_for_steps(run_dir: Path, steps: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if (run_dir / "metrics.jsonl").exists() and len(metric_lines(run_dir)) >= steps:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{run_dir}: fewer than {steps} steps after 60 s")
 
 
 def test_another_spec_does_not_resume(base_run: Path, make_run: MakeRun) -> None:

@@ -152,7 +152,9 @@ OURS = {
     "threads",
     "pass_tokens",
     "gradient_clip",
+    "checkpoints_kept",
     "batch_completions",
+    "selection_prompts",  # it selects by the score; on how many prompts is not said
     "pretraining_rows",
     "policy_learning_rate",  # what is found by a sweep; the one LR it names is the value function's
     "kl_target",

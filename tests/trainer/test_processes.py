@@ -80,7 +80,7 @@ def launch(run_dirs: list[Path], *launcher: str, processes: int, sharded: bool =
 def spec_of(kind: str, base: str, reward: str) -> dict[str, Any]:
     if kind == "sft":
         return {
-            "models": {"init": base},
+            "models": {"init": base, "reward": reward},
             "data": {"demonstrations": demonstrations(), "pretraining": texts(30)},
             "config": {
                 **STEADY,
@@ -90,6 +90,7 @@ def spec_of(kind: str, base: str, reward: str) -> dict[str, Any]:
                 "pretraining_fraction": 0.1,
                 "pretraining_rows": 1,  # fewer documents than processes
                 "pretraining_tokens": 16,
+                "max_completion_tokens": 12,
             },
         }
     if kind == "reward":

@@ -63,6 +63,7 @@ from trainer.contract import (
 
 POLICIES = ("base", "sft", "ppo-ptx")
 USERS = 60
+RL_INIT = "rl-init"  # the run of kind sft that PPO starts from, and its overrides
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,13 @@ class Rehearsal:
     cpu_seconds: dict[str, float] = field(default_factory=dict)
 
     def run(
-        self, kind: RunKind, name: str, models: dict[str, Path], data: dict[str, Iterable[_Record]]
+        self,
+        kind: RunKind,
+        name: str,
+        models: dict[str, Path],
+        data: dict[str, Iterable[_Record]],
+        *,
+        preset: str = "starter",
     ) -> Path:
         """Write a run directory, run the trainer in it, return it."""
         run_dir = self.out / name
@@ -110,8 +117,8 @@ class Rehearsal:
         spec = RunSpec(
             kind=kind,
             seed=self.seed,
-            preset="starter",
-            config=self.overrides.get(kind, {}),
+            preset=preset,
+            config=self.overrides.get(RL_INIT if name == RL_INIT else kind, {}),
             models={key: str(path) for key, path in models.items()},
             data={key: f"{key}.jsonl" for key in data},
         )
@@ -242,10 +249,22 @@ def rehearse(rehearsal: Rehearsal, sizes: argparse.Namespace) -> None:
         f"{100 * figures[RM_LONGER_WINS]:.1f} %; labelers agree {interval(agreement(shared))}"
     )
 
+    init = sft
+    if sizes.rl_init:
+        run_dir = rehearsal.run(
+            "sft",
+            RL_INIT,
+            {"init": base},
+            {"demonstrations": demonstrations, "pretraining": texts},
+            preset="starter-rl-init",
+        )
+        init = run_dir / "model"
+        print(f"  validation loss {result_of(run_dir).metrics[SFT_VALID_LOSS]:.3f} nats/token")
+
     run_dir = rehearsal.run(
         "ppo",
         "ppo-ptx",
-        {"init": sft, "reference": sft, "reward": reward},
+        {"init": init, "reference": sft, "reward": reward},
         {
             "prompts": [
                 PromptRecord(prompt_id=p.prompt_id, prompt=p.text, split=p.split) for p in train
@@ -317,6 +336,12 @@ def main() -> None:
     parser.add_argument("--demonstrations", type=int, default=300)
     parser.add_argument("--rankings", type=int, default=600)
     parser.add_argument("--test", type=int, default=200)
+    parser.add_argument(
+        "--rl-init",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="start PPO from a run of its own, as the paper does, or from the SFT policy",
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KIND.FIELD=VALUE", help="an override"
     )

@@ -60,6 +60,7 @@ SMALL: dict[str, Any] = {
         {
             "base": {"steps": 25},
             "sft": {"epochs": 1},
+            "rl-init": {"epochs": 1},
             "ppo": {"episodes": 64, "batch_episodes": 32},
         }
     ),
@@ -96,6 +97,7 @@ def test_a_round_is_played_through_the_real_parts(live_server: Supervisor) -> No
     engine = make_engine(url)
     with Session(engine) as session:
         _lineage_reaches_from_checkpoint_to_label_and_back(session)
+        _ppo_started_from_a_policy_of_its_own(session)
         _the_model_card_names_its_snapshot_and_no_labeler(session)
         _held_out_labels_stay_out_of_snapshots(session)
         _orders_were_shuffled_and_kept(session)
@@ -109,8 +111,9 @@ def test_a_round_is_played_through_the_real_parts(live_server: Supervisor) -> No
         states = {stage["name"]: stage["state"] for stage in second.status(2)["stages"]}
     finally:
         second.close()
-    # Nothing new to imitate: base and SFT are taken over, and the waiting samples are ranked next.
-    for name in ("demonstrations", "base", "sft", "sample-sft"):
+    # Nothing new to imitate: base, SFT and PPO's start are taken over, though there is a reward
+    # model that could choose their epochs; and the waiting samples are ranked next.
+    for name in ("demonstrations", "base", "sft", "sample-sft", "rl-init"):
         assert states[name] == "reused"
     assert states["rankings"] == "waiting"
     engine.dispose()
@@ -139,7 +142,7 @@ def _every_page_of_it_renders(url: str, found: demo.Demo) -> None:
         client.post("/login", data=login)
         paths = ["", "/rounds/new", "/rounds/1", "/batches", "/prompts", "/people"]
         paths += [
-            f"/runs/{number}{tail}" for number in range(1, 7) for tail in ("", "/metrics.json")
+            f"/runs/{number}{tail}" for number in range(1, 8) for tail in ("", "/metrics.json")
         ]
         for path in paths:
             for headers in ({}, {"HX-Request": "true"}):
@@ -228,6 +231,16 @@ def _lineage_reaches_from_checkpoint_to_label_and_back(session: Session) -> None
         .where(SnapshotRanking.ranking_id == behind[0])
     ).all()
     assert from_label == ["rm"]
+
+
+def _ppo_started_from_a_policy_of_its_own(session: Session) -> None:
+    run = session.scalars(select(Run).where(Run.stage == "ppo")).one()
+    rows = session.execute(
+        select(RunInput.part, Checkpoint.label)
+        .join(Checkpoint, Checkpoint.id == RunInput.checkpoint_id)
+        .where(RunInput.run_id == run.id)
+    )
+    assert dict(rows.all()) == {"init": "rl-init", "reference": "sft", "reward": "rm"}
 
 
 def _the_model_card_names_its_snapshot_and_no_labeler(session: Session) -> None:

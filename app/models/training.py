@@ -243,7 +243,7 @@ class Checkpoint(HasId, Base):
     run_id: Mapped[int | None] = mapped_column(unique=True)
     parent_id: Mapped[int | None]
     kind: Mapped[CheckpointKind] = enum_column(CheckpointKind)
-    label: Mapped[str]  # "base", "sft", "rm", "ppo-ptx"
+    label: Mapped[str]  # "base", "sft", "rl-init", "rm", "ppo-ptx"
     uri: Mapped[str]
     metrics: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
     versions: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))

@@ -93,12 +93,14 @@ def start_round(
     next_ranking_prompts: Annotated[str, Form()],
     baselines: Annotated[list[str] | None, Form()] = None,
     best_of: Annotated[str, Form()] = "1",
+    rl_init: Annotated[str, Form()] = "true",
     base_model: Annotated[str, Form()] = "",
     overrides: Annotated[str, Form()] = "",
 ) -> Response:
     """Start a round; the form comes back as it was filled in when something is wrong with it."""
     values: dict[str, Any] = {
         "preset": preset,
+        "rl_init": rl_init,
         "demonstrations": demonstrations,
         "ranking_prompts": ranking_prompts,
         "completions_min": completions_min,

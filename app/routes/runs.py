@@ -27,7 +27,7 @@ def show_run(request: Request, session: DbSession, study: ResearcherStudy, run_i
         "run": run,
         "round": session.get(Round, run.round_id) if run.round_id is not None else None,
         "progress": run_views.progress(session, run),
-        "figures": run_views.reward_figures(run),
+        "figures": run_views.figures(run),
         "folds": run_views.crossvalidation(run),
         "log": run_views.log_tail(run),
         "checkpoint": runs.checkpoint_of(session, run),

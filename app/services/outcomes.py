@@ -22,7 +22,7 @@ from app.models import (
     Study,
 )
 from app.services.results import labeler_agreement
-from app.services.round_config import RoundConfig
+from app.services.round_config import RL_INIT, RoundConfig
 from trainer.contract import CompletionRecord, RunResult
 
 ROWS_A_STATEMENT = 1000
@@ -32,7 +32,7 @@ LABELS = {RunKindName.base: "base", RunKindName.sft: "sft", RunKindName.reward: 
 def checkpoint_label(run: Run, parts: Iterable[str]) -> str:
     """The short name of what a run makes: PPO with a pretraining mix is "ppo-ptx" (section 3.5)."""
     if run.kind is not RunKindName.ppo:
-        return LABELS[run.kind]
+        return RL_INIT if run.stage == RL_INIT else LABELS[run.kind]
     without = "pretraining" not in parts or run.config.get("ptx_coefficient") == 0
     return "ppo" if without else "ppo-ptx"
 

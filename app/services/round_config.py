@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import Invalid
 
-Preset = Literal["paper", "starter"]
+Preset = Literal["paper", "paper-6b", "paper-175b", "starter"]  # of trainer.config
+RL_INIT: Final = "rl-init"  # the stage that makes the policy PPO starts from, and its overrides
 
 
 class RoundConfig(BaseModel):
@@ -38,6 +39,11 @@ class RoundConfig(BaseModel):
     )
     evaluation_prompts: int = Field(default=200, ge=1)
     evaluation_labels: int = Field(default=2, ge=1, description="Held-out labels a prompt.")
+    rl_init: bool = Field(
+        default=True,
+        description="PPO starts from the base model after two epochs of SFT with pretraining text "
+        "mixed in, as in the paper; or else from the SFT policy.",
+    )
     baselines: tuple[str, ...] = Field(
         default=(),
         max_length=6,
@@ -57,7 +63,8 @@ class RoundConfig(BaseModel):
         default=30_000, ge=100, description="Documents of the starter's pretraining text."
     )
     overrides: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="On the trainer's preset, by kind of run."
+        default_factory=dict,
+        description="On the trainer's preset, by kind of run; rl-init has its own.",
     )
 
     @model_validator(mode="after")
@@ -70,7 +77,7 @@ class RoundConfig(BaseModel):
             raise ValueError(
                 "6 policies at most are judged beside base, SFT and PPO: fewer baselines, please"
             )
-        unknown = self.overrides.keys() - {"base", "sft", "reward", "ppo", "sample"}
+        unknown = self.overrides.keys() - {"base", "sft", RL_INIT, "reward", "ppo", "sample"}
         if unknown:
             raise ValueError(f"overrides: no such kind of run: {', '.join(sorted(unknown))}")
         return self

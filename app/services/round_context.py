@@ -22,6 +22,7 @@ from app.models import (
     Purpose,
     Round,
     Run,
+    RunInput,
     RunKindName,
     Snapshot,
     Split,
@@ -29,7 +30,7 @@ from app.models import (
 )
 from app.services import runs, snapshots
 from app.services.policies import policy_of
-from app.services.round_config import RoundConfig
+from app.services.round_config import RL_INIT, RoundConfig
 from app.services.usable import usable_prompt
 from app.simulation.corpus import starter_texts
 
@@ -83,11 +84,21 @@ class Context:
         sft, reward = self.checkpoint("sft"), self.checkpoint("reward")
         return policy_of(self.session, sft, best_of=self.config.best_of, reward=reward)
 
+    def snapshot_behind(self, checkpoint: Checkpoint, part: str) -> Snapshot | None:
+        """What the run that made a checkpoint read as this part, if it did."""
+        return self.session.scalar(
+            select(Snapshot)
+            .join(RunInput, RunInput.snapshot_id == Snapshot.id)
+            .where(RunInput.run_id == checkpoint.run_id, RunInput.part == part)
+        )
+
     @cached_property
     def pretraining(self) -> Snapshot | None:
-        """The text of the starter base model; None for a base model from elsewhere."""
-        if self.config.base_model is not None:
-            return None
+        """The text that the base model was made of; None for a base model from elsewhere."""
+        return self.snapshot_behind(self.checkpoint("base"), "pretraining")
+
+    def starter_texts(self) -> Snapshot:
+        """Text for a new starter base model."""
         return snapshots.freeze_texts(
             self.session,
             self.study,
@@ -99,6 +110,12 @@ class Context:
         self.round.reused = {**self.round.reused, stage: what}
         self.session.flush()
 
+    def hyperparameters(self, stage: str, kind: RunKindName) -> tuple[str, dict[str, Any]]:
+        """(preset, overrides) of a stage's run. The RL init is a run of kind sft with its own."""
+        if stage == RL_INIT:
+            return f"{self.config.preset}-{RL_INIT}", self.config.overrides.get(RL_INIT, {})
+        return self.config.preset, self.config.overrides.get(kind.value, {})
+
     def start_run(
         self,
         stage: str,
@@ -106,14 +123,15 @@ class Context:
         inputs: Mapping[str, Snapshot | Checkpoint],
         requests: Iterable[Mapping[str, Any]] = (),
     ) -> None:
+        preset, config = self.hyperparameters(stage, kind)
         self.runs[stage] = runs.create_run(
             self.session,
             self.study,
             kind=kind,
             stage=stage,
             seed=self.round.seed,
-            preset=self.config.preset,
-            config=self.config.overrides.get(kind.value, {}),
+            preset=preset,
+            config=config,
             inputs=inputs,
             requests=list(requests),
             round_id=self.round.id,

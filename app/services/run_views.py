@@ -22,6 +22,8 @@ LOG_BYTES = 40_000
 HEADLINES: dict[str, str] = {
     contract.LOSS: "loss",
     contract.SFT_VALID_LOSS: "valid loss",
+    contract.SFT_VALID_SCORE: "valid score",
+    contract.SFT_CHOSEN_EPOCH: "epoch chosen",
     contract.RM_ACCURACY: "held-out accuracy",
     contract.PPO_SCORE: "score",
     contract.PPO_KL: "KL (nats)",
@@ -100,8 +102,11 @@ def series(session: Session, run: Run) -> dict[str, Any]:
     return found
 
 
-def reward_figures(run: Run) -> dict[str, Any] | None:
-    """The tables and the calibration of a reward model: trainer.reward_figures.RewardFigures."""
+def figures(run: Run) -> dict[str, Any] | None:
+    """What its kind measured beside numbers, or None.
+
+    Of a reward model trainer.reward_figures.RewardFigures; of SFT the epochs (trainer.selection).
+    """
     return (run.result or {}).get("figures") or None
 
 

@@ -20,6 +20,7 @@ from app.models import (
     LabelKind,
     Pool,
     Purpose,
+    Round,
     Run,
     RunInput,
     RunKindName,
@@ -29,6 +30,7 @@ from app.models import (
 )
 from app.services import batches, runs, snapshots
 from app.services.round_baselines import baselines, judged_prompts
+from app.services.round_config import RL_INIT
 from app.services.round_context import Context, choose_prompts, prompts_of_split
 from app.services.round_rankings import make_ranking_batch, ranking_requests
 
@@ -71,35 +73,72 @@ def _start_base(context: Context) -> None:
     if checkpoint is not None:
         context.reuse("base", checkpoint=checkpoint.id)
         return
-    assert context.pretraining is not None
-    context.start_run("base", RunKindName.base, {"pretraining": context.pretraining})
+    context.start_run("base", RunKindName.base, {"pretraining": context.starter_texts()})
 
 
 def _start_sft(context: Context) -> None:
+    """A new SFT policy, its epoch chosen by an earlier round's reward model where there is one."""
     inputs: dict[str, Snapshot | Checkpoint] = {
         "init": context.checkpoint("base"),
         "demonstrations": snapshots.freeze_demonstrations(context.session, context.study),
     }
-    done = _same_run(context, RunKindName.sft, inputs)
+    done = _same_sft(context, "sft", inputs)
     if done is not None:
         context.reuse("sft", checkpoint=done.id)
         return
+    reward = _earlier_reward_model(context)
+    if reward is not None:
+        inputs["reward"] = reward
     context.start_run("sft", RunKindName.sft, inputs)
 
 
-def _same_run(
-    context: Context, kind: RunKindName, inputs: Mapping[str, Snapshot | Checkpoint]
+def _earlier_reward_model(context: Context) -> Checkpoint | None:
+    """The study's latest reward model that knows answers such as this round's SFT will give.
+
+    It comes from the same base model, so it reads the same tokens, and from the same prompt
+    template.
+    """
+    base = context.checkpoint("base")
+    template = Round.config["prompt_template"].as_string()
+    found = context.session.scalars(
+        select(Checkpoint)
+        .join(Run, Run.id == Checkpoint.run_id)
+        .join(Round, Round.id == Run.round_id)
+        .where(
+            Checkpoint.study_id == context.study.id,
+            Checkpoint.kind == CheckpointKind.reward_model,
+            Round.id != context.round.id,
+            template == context.config.prompt_template,
+        )
+        .order_by(Checkpoint.id.desc())
+    )
+    for reward in found:
+        ancestor = reward
+        while ancestor.parent_id is not None:
+            ancestor = context.session.get_one(Checkpoint, ancestor.parent_id)
+        if ancestor.id == base.id:
+            return reward
+    return None
+
+
+def _same_sft(
+    context: Context, stage: str, inputs: Mapping[str, Snapshot | Checkpoint]
 ) -> Checkpoint | None:
-    """The checkpoint of an earlier run of the study with the same inputs and config, if any."""
+    """The checkpoint of an earlier SFT run of the study with the same inputs and config, if any.
+
+    Whatever reward model chose its epoch: a newer one alone is no reason to train again, and to
+    measure KL from another policy than the rankings' completions came from.
+    """
+    preset, config = context.hyperparameters(stage, RunKindName.sft)
     wanted = {(part, isinstance(source, Snapshot), source.id) for part, source in inputs.items()}
     candidates = context.session.scalars(
         select(Run)
         .where(
             Run.study_id == context.study.id,
-            Run.kind == kind,
+            Run.kind == RunKindName.sft,
             Run.state == RunState.succeeded,
-            Run.preset == context.config.preset,
-            Run.config == context.config.overrides.get(kind.value, {}),
+            Run.preset == preset,
+            Run.config == config,
         )
         .options(selectinload(Run.inputs))
         .order_by(Run.id.desc())
@@ -108,6 +147,7 @@ def _same_run(
         found = {
             (item.part, item.snapshot_id is not None, item.snapshot_id or item.checkpoint_id)
             for item in run.inputs
+            if item.part != "reward"
         }
         if found == wanted:
             return runs.checkpoint_of(context.session, run)
@@ -173,10 +213,32 @@ def _start_reward(context: Context) -> None:
     )
 
 
+def _start_rl_init(context: Context) -> None:
+    """What PPO starts from: the base model after a little SFT with pretraining text mixed in.
+
+    The SFT policy takes its place where the round asks for that, or has no such text.
+    """
+    sft = context.checkpoint("sft")
+    demonstrations = context.snapshot_behind(sft, "demonstrations")
+    if not context.config.rl_init or context.pretraining is None or demonstrations is None:
+        context.reuse(RL_INIT, checkpoint=sft.id)
+        return
+    inputs: dict[str, Snapshot | Checkpoint] = {
+        "init": context.checkpoint("base"),
+        "demonstrations": demonstrations,
+        "pretraining": context.pretraining,
+    }
+    done = _same_sft(context, RL_INIT, inputs)
+    if done is not None:
+        context.reuse(RL_INIT, checkpoint=done.id)
+        return
+    context.start_run(RL_INIT, RunKindName.sft, inputs)
+
+
 def _start_ppo(context: Context) -> None:
     prompts = prompts_of_split(context, Split.train)
     inputs: dict[str, Snapshot | Checkpoint] = {
-        "init": context.checkpoint("sft"),
+        "init": context.checkpoint(RL_INIT),
         "reference": context.checkpoint("sft"),
         "reward": context.checkpoint("reward"),
         "prompts": snapshots.freeze_prompts(context.session, context.study, prompts, why="ppo"),
@@ -269,7 +331,8 @@ STAGES: tuple[Stage, ...] = (
     Stage("sample-sft", "SFT samples", ("sft",), False, _start_sample_sft),
     Stage("rankings", "Rankings", ("sample-sft",), True, _start_rankings),
     Stage("reward", "Reward model", ("rankings",), False, _start_reward),
-    Stage("ppo", "PPO-ptx", ("reward",), False, _start_ppo),
+    Stage(RL_INIT, "RL init", ("sft",), False, _start_rl_init),
+    Stage("ppo", "PPO-ptx", ("reward", RL_INIT), False, _start_ppo),
     Stage("sample-ppo", "PPO samples", ("ppo",), False, _start_sample_ppo),
     Stage("evaluation", "Blind evaluation", ("sample-ppo",), True, _start_evaluation),
 )

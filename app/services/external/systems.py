@@ -26,9 +26,10 @@ from app.services.batch_contents import DEMONSTRATIONS
 from app.services.external.settings import LABELS, TRANSPORT, SystemSettings
 from app.services.importing import columns
 from app.services.importing.problems import RowProblem
+from app.services.round_config import RL_INIT
 from app.services.usable import usable_prompt
 
-OWN: Final = frozenset({"base", "sft", "ppo", "ppo-ptx", "rm", DEMONSTRATIONS})
+OWN: Final = frozenset({"base", "sft", RL_INIT, "ppo", "ppo-ptx", "rm", DEMONSTRATIONS})
 IDS: Final = 2**63
 
 

@@ -2,6 +2,9 @@
 
 python -m trainer crossvalidate RUN_DIR [--groups 5]: the labelers of a run of kind reward.
 
+--set FIELD=VALUE changes the configuration before the run begins, --kl-controller that of PPO's
+penalty. It is written into spec.json, which is what result, model card and a resume go by.
+
 Exit status: 0 done, 1 the run cannot go on (a plain sentence on standard error), 2 usage,
 75 stopped by SIGTERM with its state saved; started again, it goes on from there.
 """
@@ -9,15 +12,27 @@ Exit status: 0 done, 1 the run cannot go on (a plain sentence on standard error)
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, get_args
 
-from trainer.config import ConfigError
-from trainer.contract import EXIT_STOPPED, RUN_KINDS, ContractError, read_spec
+from trainer.config import CONFIGS, ConfigError, KLController
+from trainer.contract import (
+    EXIT_STOPPED,
+    RESULT,
+    RUN_KINDS,
+    SPEC,
+    ContractError,
+    RunSpec,
+    read_spec,
+    write_json,
+)
 
 CROSSVALIDATE = "crossvalidate"
 
@@ -27,12 +42,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("kind", choices=(*RUN_KINDS, CROSSVALIDATE))
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     parser.add_argument("--groups", type=int, default=5, help="of labelers, to cross-validate")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="FIELD=VALUE",
+        help="a value of the configuration; may be given several times",
+    )
+    parser.add_argument(
+        "--kl-controller", choices=get_args(KLController), help="of PPO: --set kl_controller=…"
+    )
     given = parser.parse_args(arguments)
+    settings = dict(given.set)
+    if given.kl_controller is not None:
+        settings["kl_controller"] = given.kl_controller
     try:
         spec = read_spec(given.run_dir)
         if spec.kind != ("reward" if given.kind == CROSSVALIDATE else given.kind):
             raise ContractError(f"{given.run_dir}: its spec is of kind {spec.kind}")
-    except ContractError as error:
+        if settings:
+            _configure(given.run_dir, spec, settings)
+    except (ContractError, ConfigError) as error:
         return _refuse(error)
     # Until checkpoints take the signal over there is nothing to save; imports take seconds.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_STOPPED))
@@ -56,6 +87,29 @@ def main(arguments: list[str] | None = None) -> int:
     except (ContractError, ConfigError, TrainingError) as error:
         return _refuse(error)
     return 0
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """FIELD=VALUE, the value as JSON or else as it stands."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _configure(run_dir: Path, spec: RunSpec, settings: dict[str, Any]) -> None:
+    """Write the settings into the run's spec. Raises ConfigError, or ContractError if it is over.
+
+    A run that has begun refuses to go on with another spec than it began with.
+    """
+    if (run_dir / RESULT).exists():
+        raise ContractError(f"{run_dir}: it has its {RESULT}; its configuration stays as it was")
+    config = {**spec.config, **settings}
+    CONFIGS[spec.kind].build(spec.preset, config)
+    write_json(run_dir / SPEC, replace(spec, config=config).to_json())
 
 
 def _refuse(error: Exception) -> int:

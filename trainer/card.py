@@ -19,16 +19,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-from trainer.config import BaseConfig, PPOConfig, RewardConfig, SFTConfig, _Config
+from trainer.config import CONFIGS
 from trainer.contract import DATA, MODEL, RunKind, RunResult, RunSpec
 
 CARD: Final = "README.md"
-CONFIGS: Final[dict[RunKind, type[_Config]]] = {
-    "base": BaseConfig,
-    "sft": SFTConfig,
-    "reward": RewardConfig,
-    "ppo": PPOConfig,
-}
 TITLES: Final[dict[RunKind, str]] = {
     "base": "Starter base model",
     "sft": "SFT policy",

@@ -13,6 +13,8 @@ import difflib
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
+from trainer.contract import RunKind
+
 KLController = Literal["fixed", "adaptive"]
 
 # Of kinds where the paper's sizes do not differ: there is a 6B reward model for all of them.
@@ -307,3 +309,12 @@ class SampleConfig(_Config):
         super().__post_init__()
         self._at_least(0, "temperature")
         self._at_least(1, "max_prompt_tokens", "max_completion_tokens", "batch_completions")
+
+
+CONFIGS: dict[RunKind, type[_Config]] = {
+    "base": BaseConfig,
+    "sft": SFTConfig,
+    "reward": RewardConfig,
+    "ppo": PPOConfig,
+    "sample": SampleConfig,
+}

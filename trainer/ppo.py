@@ -59,7 +59,8 @@ from trainer.passes import mean_language_loss
 from trainer.rollout import Rollout, completion_logprobs, completion_values, final_scores
 from trainer.run import Run, set_learning_rate
 
-RATIO_TOLERANCE = {"no": 1e-4, "bf16": 0.2, "fp16": 0.05}  # of the first minibatch, by precision
+# How far the first minibatch's ratio may be from 1, by precision: on average and at any token.
+RATIO_TOLERANCE = {"no": (1e-5, 1e-4), "bf16": (0.05, 0.2), "fp16": (0.01, 0.05)}
 SHARED = ("ppo/policy_loss", "ppo/value_loss", "ppo/clip_fraction")  # each process has a part
 
 
@@ -136,7 +137,9 @@ def train_ppo(run_dir: Path) -> None:
     ptx_rows = max(1, round(config.ptx_examples_per_episode * size))
     updates = config.minibatches * config.inner_epochs  # an iteration
     ptx_drawn = updates * ptx_rows  # an iteration
-    tolerance = engine.ratio_tolerance or RATIO_TOLERANCE[run.processes.accelerator.mixed_precision]
+    tolerance = RATIO_TOLERANCE[run.processes.accelerator.mixed_precision]
+    if engine.ratio_tolerance is not None:
+        tolerance = (engine.ratio_tolerance,) * 2
     history: list[dict[str, float]] = []
 
     for iteration in range(start, iterations):
@@ -195,7 +198,7 @@ def train_ppo(run_dir: Path) -> None:
         # Updates. A minibatch's gradient is accumulated over its parts, then the pretraining's.
         ptx_at = iteration * ptx_drawn
         seen: dict[str, float] = defaultdict(float)  # sums over minibatches
-        first_ratio_error = 0.0
+        ratio_errors = [0.0, 0.0]  # of the first minibatch: the mean and the largest
         for update in range(updates):
             if update % config.minibatches == 0:
                 order = torch.randperm(len(mask), generator=generator).to(device())
@@ -224,14 +227,15 @@ def train_ppo(run_dir: Path) -> None:
                     )
                     processes.backward(share * value_loss)
                 if update == 0:
-                    change = (logprobs.detach() - rollout.logprobs[rows]).abs().max()
-                    first_ratio_error = max(first_ratio_error, change.expm1().item())
+                    errors = (logprobs.detach() - rollout.logprobs[rows]).expm1().abs()
+                    ratio_errors[0] += (share * ppo_math.masked_mean(errors, mask[rows])).item()
+                    ratio_errors[1] = max(ratio_errors[1], errors.max().item())
                 for key, value in zip(SHARED, (policy_loss, value_loss, clipped), strict=True):
                     seen[key] += (share * value).item()
-            if first_ratio_error > tolerance:
+            if any(error > limit for error, limit in zip(ratio_errors, tolerance, strict=True)):
                 raise TrainingError(
-                    f"iteration {iteration}: the first ratio is {first_ratio_error:.2g} away from "
-                    f"1: sampling by {engine.name} and update disagree"
+                    f"iteration {iteration}: the first ratio is {ratio_errors[1]:.2g} away from 1: "
+                    f"sampling by {engine.name} and update disagree, {ratio_errors[0]:.2g} on average"
                 )
             if pretraining:
                 rows_drawn = endless(len(pretraining), run.spec.seed, ptx_at, ptx_rows)
@@ -259,7 +263,8 @@ def train_ppo(run_dir: Path) -> None:
             "objective/kl_coefficient": beta.value,
             PPO_LENGTH: mask.sum(1).float().mean().item(),
             "rollout/missing_eos_share": 1 - rollout.finished.float().mean().item(),
-            "ppo/first_ratio_error": first_ratio_error,
+            "ppo/first_ratio_mean_error": processes.sum(ratio_errors[0]),
+            "ppo/first_ratio_error": ratio_errors[1],
             # Of the policy that sampled: minus the mean logprob of what it sampled is unbiased.
             "ppo/entropy_nats_per_token": -ppo_math.masked_mean(rollout.logprobs, mask).item(),
             **{key: total / updates for key, total in seen.items()},

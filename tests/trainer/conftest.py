@@ -60,10 +60,10 @@ def write_run(directory: Path, *, data: dict[str, Iterable[Any]], **spec: Any) -
     return directory
 
 
-def start_trainer(kind: str, run_dir: Path, **options: Any) -> subprocess.Popen[str]:
-    """The trainer as the worker starts it, with options of Popen."""
+def start_trainer(kind: str, run_dir: Path, *given: str, **options: Any) -> subprocess.Popen[str]:
+    """The trainer as the worker starts it, with more arguments and options of Popen."""
     return subprocess.Popen(
-        [sys.executable, "-m", "trainer", kind, str(run_dir)],
+        [sys.executable, "-m", "trainer", kind, str(run_dir), *given],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

@@ -375,3 +375,30 @@ def test_command_line(make_run: MakeRun, tmp_path: Path) -> None:
     assert "pretraining.jsonl, line 1: TextRecord: unknown keys ['txt']" in output
     assert "Traceback" not in output
     assert refused.returncode == 1
+
+
+def test_the_command_line_sets_values_and_says_so_in_spec_and_card(
+    base_run: Path, reward_run: Path, make_run: MakeRun
+) -> None:
+    run = make_run("ppo", **ppo_spec(base_run, reward_run, episodes=32))
+    for options, message in (
+        (["--set", "kl_controler=adaptive"], "did you mean 'kl_controller'"),
+        (["--set", "episodes=many"], "PPOConfig.episodes: expected int, got 'many'"),
+        (["--set", "episodes"], "'episodes' is not FIELD=VALUE"),
+        (["--kl-controller", "free"], "invalid choice: 'free'"),
+    ):
+        refused = start_trainer("ppo", run, *options)
+        assert message in refused.communicate()[0]
+        assert refused.returncode in (1, 2)
+    config = json.loads((run / "spec.json").read_text())["config"]
+    assert config == {**PPO_CONFIG, "episodes": 32}
+    told = start_trainer("ppo", run, "--kl-controller", "adaptive", "--set", "kl_target=2.5")
+    assert told.wait(120) == 0, told.communicate()[0]
+    changed = {**config, "kl_controller": "adaptive", "kl_target": 2.5}
+    assert json.loads((run / "spec.json").read_text())["config"] == changed
+    card = (run / "model" / "README.md").read_text()
+    assert '"kl_controller": "adaptive"' in card
+    assert "| kl_target | 2.5 |" in card
+    late = start_trainer("ppo", run, "--set", "kl_target=3")
+    assert "its configuration stays as it was" in late.communicate()[0]
+    assert json.loads((run / "spec.json").read_text())["config"] == changed

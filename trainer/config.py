@@ -152,6 +152,7 @@ _STARTER_SFT: dict[str, Any] = {
     "max_prompt_tokens": 192,
     "max_completion_tokens": 64,
     "pretraining_tokens": 128,
+    "selection_samples": 256,
     "checkpoint_seconds": 20.0,
 }
 _RL_INIT: dict[str, Any] = {"epochs": 2, "pretraining_fraction": 0.1}
@@ -181,11 +182,11 @@ class SFTConfig(_Optimized):
     pretraining_fraction: float = 0.0  # weight of the pretraining loss; 0.1 to initialise RL
     pretraining_rows: int = 8  # a step, where pretraining_fraction is above 0
     pretraining_tokens: int = 2048  # a row
-    selection_prompts: int = 512  # at most; where a reward model scores each epoch's answers
+    selection_samples: int = 512  # at most, of validation prompts, for a reward model to score
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(1, "epochs", "batch_size", "pretraining_rows", "selection_prompts")
+        self._at_least(1, "epochs", "batch_size", "pretraining_rows", "selection_samples")
         self._at_least(0, "warmup_steps", "final_learning_rate")
         self._at_least(2, "pretraining_tokens")
         self._above_zero("learning_rate")

@@ -2,9 +2,9 @@
 
 Section 3.5: the validation loss rises after the first epoch while the score and labelers'
 preference still do, so the score on validation prompts decides. How the paper samples them it does
-not say. Here each prompt is answered once, at temperature 1, which is how labelers and PPO will
-meet the policy, and with the same random numbers after every epoch, so that two epochs differ by
-their weights only.
+not say. Here each prompt is answered at temperature 1, which is how labelers and PPO will meet the
+policy, several times where prompts are few, and with the same random numbers after every epoch, so
+that two epochs differ by their weights only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EPOCH = "epoch"
 
 
 class Scorer:
-    """The mean score of a policy's answers to at most config.selection_prompts prompts.
+    """The mean score of config.selection_samples answers: as many to each prompt, at least one.
 
     Answers are as long as the contexts of policy and reward model let them be, where that is less
     than config.max_completion_tokens.
@@ -55,17 +55,22 @@ class Scorer:
         source = model_source(run.spec, "reward")
         check_same_tokenizer(source, encoder.tokenizer)
         self.reward_model = load_reward_model(source, encoder.tokenizer).requires_grad_(False)
-        count = min(len(prompts), config.selection_prompts)
+        count = min(len(prompts), config.selection_samples)
+        self.each = config.selection_samples // count
         self.prompts = [prompts[i] for i in endless(len(prompts), run.spec.seed, 0, count)]
         longest = max(map(len, self.prompts))
         limit = config.max_completion_tokens
         for model in (policy, self.reward_model):
             check_context(model, longest + 1)
             limit = min(limit, (context_of(model) or longest + limit) - longest)
-        self.uniform = torch.rand(count, limit, generator=run.seed(0, purpose=2))
+        self.uniform = torch.rand(count, self.each, limit, generator=run.seed(0, purpose=2))
         self.processes = run.processes
         self.encoder = encoder
         self.pass_tokens = config.pass_tokens
+
+    @property
+    def samples(self) -> int:
+        return len(self.prompts) * self.each
 
     @torch.no_grad()
     def mean(self, policy: nn.Module) -> float:
@@ -75,22 +80,29 @@ class Scorer:
         """
         total = 0.0
         own = self.processes.share(range(len(self.prompts)))
-        for first in range(0, len(own), AT_ONCE):
-            part = own[first : first + AT_ONCE]
+        step = max(1, AT_ONCE // self.each)
+        for first in range(0, len(own), step):
+            part = own[first : first + step]
             prompts = [self.prompts[i] for i in part]
             eos, pad = self.encoder.eos, self.encoder.pad
             sampled = policy(
-                sample, prompts, uniform=self.uniform[part], temperature=1.0, eos=eos, pad=pad
+                sample,
+                prompts,
+                n=self.each,
+                uniform=self.uniform[part].flatten(0, 1),
+                temperature=1.0,
+                eos=eos,
+                pad=pad,
             )
             ended = [s if s.finished else replace(s, ids=[*s.ids[:-1], eos]) for s in sampled]
-            rollout = Rollout.of(prompts, ended, pad)
+            rollout = Rollout.of([p for p in prompts for _ in range(self.each)], ended, pad)
             with self.processes.accelerator.autocast():
                 for rows in rollout.parts(
-                    torch.arange(len(part), device=device()), self.pass_tokens
+                    torch.arange(len(ended), device=device()), self.pass_tokens
                 ):
                     scores = final_scores(self.reward_model, rollout.pack(rows))[0]
                     total += scores.float().sum().item()
-        return self.processes.sum(total) / len(self.prompts)
+        return self.processes.sum(total) / self.samples
 
 
 class Epochs:

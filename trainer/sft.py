@@ -179,8 +179,9 @@ def train_sft(run_dir: Path) -> None:
     if valid:
         chosen = {**epochs.chosen}
         last |= {SFT_CHOSEN_EPOCH: float(chosen.pop(EPOCH)), **chosen}
-        figures = {"epochs": epochs.rows, "scored_prompts": len(scorer.prompts) if scorer else 0}
+        figures = {"epochs": epochs.rows}
     if scorer is not None:
+        figures |= {"scored_prompts": len(scorer.prompts), "scored_samples": scorer.samples}
         run.processes.wait()  # until the best is written
         checkpoints.load_best("model")
     set_residual_dropout(model, 0.0)

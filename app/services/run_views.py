@@ -23,7 +23,6 @@ HEADLINES: dict[str, str] = {
     contract.LOSS: "loss",
     contract.SFT_VALID_LOSS: "valid loss",
     contract.SFT_VALID_SCORE: "valid score",
-    contract.SFT_CHOSEN_EPOCH: "epoch chosen",
     contract.RM_ACCURACY: "held-out accuracy",
     contract.PPO_SCORE: "score",
     contract.PPO_KL: "KL (nats)",

@@ -154,7 +154,7 @@ OURS = {
     "gradient_clip",
     "checkpoints_kept",
     "batch_completions",
-    "selection_prompts",  # it selects by the score; on how many prompts is not said
+    "selection_samples",  # it selects by the score; of how many answers is not said
     "pretraining_rows",
     "policy_learning_rate",  # what is found by a sweep; the one LR it names is the value function's
     "kl_target",

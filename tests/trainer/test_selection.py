@@ -47,6 +47,7 @@ CONFIG: dict[str, Any] = {
     "pretraining_fraction": 0.1,
     "pretraining_rows": 2,
     "pretraining_tokens": 16,
+    "selection_samples": 22,
 }
 
 
@@ -79,7 +80,7 @@ def test_the_epoch_with_the_highest_score_is_saved(
     result = result_of(run)
     rows = result.figures["epochs"]
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
-    assert result.figures["scored_prompts"] == 4
+    assert (result.figures["scored_prompts"], result.figures["scored_samples"]) == (4, 20)
     lines = [line["values"] for line in metric_lines(run) if line["phase"] == "valid"]
     assert lines == [{k: v for k, v in row.items() if k != "epoch"} for row in rows]
     scores = [row[SFT_VALID_SCORE] for row in rows]
@@ -122,26 +123,28 @@ def test_a_score_is_what_plain_transformers_give(
         tokenizer=tokenizer, template="{prompt}\n\n", max_prompt_tokens=40, max_completion_tokens=6
     )
     config = SFTConfig.build(
-        "starter", {**CONFIG, "max_completion_tokens": 6, "selection_prompts": 15}
+        "starter", {**CONFIG, "max_completion_tokens": 6, "selection_samples": 39}
     )
     policy = load_policy(source, tokenizer)
     scorer = Scorer(run, config, encoder, encoder.prompts(prompts()), policy)
-    assert len(scorer.prompts) == 15
+    assert (len(scorer.prompts), scorer.each, scorer.samples) == (16, 2, 32)
     passes, _ = run.processes.prepare(policy, torch.optim.SGD(policy.parameters()))
     mean = scorer.mean(passes)
     assert mean == scorer.mean(passes)  # the same random numbers each time
 
     options: dict[str, Any] = {"temperature": 1.0, "eos": encoder.eos, "pad": encoder.pad}
-    sampled = sample(policy, scorer.prompts, uniform=scorer.uniform, **options)
+    uniform = scorer.uniform.flatten(0, 1)
+    sampled = sample(policy, scorer.prompts, n=2, uniform=uniform, **options)
     assert {s.finished for s in sampled} == {True, False}  # both kinds are here
     judge: Any = AutoModelForSequenceClassification.from_pretrained(reward_run / "model")
     expected = []
     with torch.no_grad():
-        for prompt, completion in zip(scorer.prompts, sampled, strict=True):
+        for number, completion in enumerate(sampled):
+            prompt = scorer.prompts[number // 2]
             ids = completion.ids if completion.finished else [*completion.ids[:-1], encoder.eos]
             logits = judge(input_ids=torch.tensor([prompt + ids])).logits
             expected.append(logits.item() + judge.config.reward_bias)
-    assert mean == pytest.approx(sum(expected) / 15, abs=1e-4)
+    assert mean == pytest.approx(sum(expected) / 32, abs=1e-4)
 
 
 def test_answers_fit_into_the_context(
@@ -152,10 +155,10 @@ def test_answers_fit_into_the_context(
     encoder = Encoder(
         tokenizer=tokenizer, template="{prompt}\n\n", max_prompt_tokens=64, max_completion_tokens=60
     )
-    config = SFTConfig.build("starter", {"max_completion_tokens": 60})
+    config = SFTConfig.build("starter", {"max_completion_tokens": 60, "selection_samples": 9})
     ids = encoder.prompts(prompts())
     scorer = Scorer(run, config, encoder, ids, policy)
-    assert scorer.uniform.shape == (16, 64 - max(map(len, ids)))
+    assert scorer.uniform.shape == (9, 1, 64 - max(map(len, scorer.prompts)))
     with pytest.raises(ContractError, match="65 tokens together, the model reads 64"):
         Scorer(run, config, encoder, [[5] * 64], policy)
 

@@ -235,7 +235,8 @@ def train_ppo(run_dir: Path) -> None:
             if any(error > limit for error, limit in zip(ratio_errors, tolerance, strict=True)):
                 raise TrainingError(
                     f"iteration {iteration}: the first ratio is {ratio_errors[1]:.2g} away from 1: "
-                    f"sampling by {engine.name} and update disagree, {ratio_errors[0]:.2g} on average"
+                    f"sampling by {engine.name} and update disagree, by {ratio_errors[0]:.2g} on "
+                    "average"
                 )
             if pretraining:
                 rows_drawn = endless(len(pretraining), run.spec.seed, ptx_at, ptx_rows)

@@ -4,7 +4,8 @@ Section 3.5: the validation loss rises after the first epoch while the score and
 preference still do, so the score on validation prompts decides. How the paper samples them it does
 not say. Here each prompt is answered at temperature 1, which is how labelers and PPO will meet the
 policy, several times where prompts are few, and with the same random numbers after every epoch, so
-that two epochs differ by their weights only.
+that two epochs differ by their weights only. They are sampled in this process, whatever server
+samples rollouts (trainer.engine): a server could not promise the same numbers.
 """
 
 from __future__ import annotations

@@ -82,27 +82,28 @@ class Scorer:
         total = 0.0
         own = self.processes.share(range(len(self.prompts)))
         step = max(1, AT_ONCE // self.each)
-        for first in range(0, len(own), step):
-            part = own[first : first + step]
-            prompts = [self.prompts[i] for i in part]
-            eos, pad = self.encoder.eos, self.encoder.pad
-            sampled = policy(
-                sample,
-                prompts,
-                n=self.each,
-                uniform=self.uniform[part].flatten(0, 1),
-                temperature=1.0,
-                eos=eos,
-                pad=pad,
-            )
-            ended = [s if s.finished else replace(s, ids=[*s.ids[:-1], eos]) for s in sampled]
-            rollout = Rollout.of([p for p in prompts for _ in range(self.each)], ended, pad)
-            with self.processes.accelerator.autocast():
-                for rows in rollout.parts(
-                    torch.arange(len(ended), device=device()), self.pass_tokens
-                ):
-                    scores = final_scores(self.reward_model, rollout.pack(rows))[0]
-                    total += scores.float().sum().item()
+        with self.processes.gathered(policy):
+            for first in range(0, len(own), step):
+                part = own[first : first + step]
+                prompts = [self.prompts[i] for i in part]
+                eos, pad = self.encoder.eos, self.encoder.pad
+                sampled = policy(
+                    sample,
+                    prompts,
+                    n=self.each,
+                    uniform=self.uniform[part].flatten(0, 1),
+                    temperature=1.0,
+                    eos=eos,
+                    pad=pad,
+                )
+                ended = [s if s.finished else replace(s, ids=[*s.ids[:-1], eos]) for s in sampled]
+                rollout = Rollout.of([p for p in prompts for _ in range(self.each)], ended, pad)
+                with self.processes.accelerator.autocast():
+                    for rows in rollout.parts(
+                        torch.arange(len(ended), device=device()), self.pass_tokens
+                    ):
+                        scores = final_scores(self.reward_model, rollout.pack(rows))[0]
+                        total += scores.float().sum().item()
         return self.processes.sum(total) / self.samples
 
 

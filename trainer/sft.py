@@ -182,7 +182,6 @@ def train_sft(run_dir: Path) -> None:
         figures = {"epochs": epochs.rows}
     if scorer is not None:
         figures |= {"scored_prompts": len(scorer.prompts), "scored_samples": scorer.samples}
-        run.processes.wait()  # until the best is written
         checkpoints.load_best("model")
     set_residual_dropout(model, 0.0)
     run.save(model.eval(), tokenizer)

@@ -220,7 +220,7 @@ def test_sharded_bfloat16_keeps_weights_and_optimizer_in_float32(
 def computed_in_half_and_kept_in_full(runs: dict[str, Path]) -> None:
     """The first ratio is off by what bfloat16 rounds, and every tensor of a state is float32."""
     errors = [v["ppo/first_ratio_error"] for v in values_of(runs["ppo"])]
-    assert 1e-4 < max(errors) < RATIO_TOLERANCE["bf16"]
+    assert 1e-4 < max(errors) < RATIO_TOLERANCE["bf16"][1]
     for run in runs.values():
         newest = run / CHECKPOINTS / f"step_{metric_lines(run)[-1]['step']}"
         state = load_file(newest / "tensors.safetensors")

@@ -157,6 +157,7 @@ OURS = {
     "selection_samples",  # it selects by the score; of how many answers is not said
     "pretraining_rows",
     "policy_learning_rate",  # what is found by a sweep; the one LR it names is the value function's
+    "ptx_held_out",
     "kl_target",
     "kl_horizon",
 }

@@ -37,6 +37,7 @@ CONFIG: dict[str, Any] = {
     "ptx_tokens": 16,
     "ptx_coefficient": 0.5,
     "ptx_examples_per_episode": 0.5,
+    "ptx_held_out": 0,
     "gradient_clip": 1e9,
 }
 

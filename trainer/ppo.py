@@ -64,19 +64,6 @@ RATIO_TOLERANCE = {"no": (1e-5, 1e-4), "bf16": (0.05, 0.2), "fp16": (0.01, 0.05)
 SHARED = ("ppo/policy_loss", "ppo/value_loss", "ppo/clip_fraction")  # each process has a part
 
 
-class KLCoefficient:
-    """beta, which the adaptive controller changes: a part of the run's state."""
-
-    def __init__(self, value: float) -> None:
-        self.value = value
-
-    def state_dict(self) -> dict[str, float]:
-        return {"value": self.value}
-
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        self.value = state_dict["value"]
-
-
 def train_ppo(run_dir: Path) -> None:
     """Train models["init"] by PPO in a run directory of kind "ppo"."""
     run = Run.open(run_dir)
@@ -105,7 +92,7 @@ def train_ppo(run_dir: Path) -> None:
     value_model = load_reward_model(sources["reward"], tokenizer)
     for model in (policy, reward_model):
         check_context(model, max(map(len, prompts)) + config.max_completion_tokens)
-    beta = KLCoefficient(config.kl_coefficient)
+    beta = ppo_math.KLCoefficient(config.kl_coefficient)
     optimizers = (
         torch.optim.Adam(
             model.parameters(),
@@ -232,12 +219,15 @@ def train_ppo(run_dir: Path) -> None:
                     ratio_errors[1] = max(ratio_errors[1], errors.max().item())
                 for key, value in zip(SHARED, (policy_loss, value_loss, clipped), strict=True):
                     seen[key] += (share * value).item()
-            if any(error > limit for error, limit in zip(ratio_errors, tolerance, strict=True)):
-                raise TrainingError(
-                    f"iteration {iteration}: the first ratio is {ratio_errors[1]:.2g} away from 1: "
-                    f"sampling by {engine.name} and update disagree, by {ratio_errors[0]:.2g} on "
-                    "average"
-                )
+            if update == 0:
+                ratio_errors[0] = processes.sum(ratio_errors[0])
+                away = any(e > limit for e, limit in zip(ratio_errors, tolerance, strict=True))
+                if processes.sum(float(away)):  # all of them stop, or none
+                    raise TrainingError(
+                        f"iteration {iteration}: the first ratio is {ratio_errors[1]:.2g} away "
+                        f"from 1: sampling by {engine.name} and update disagree, by "
+                        f"{ratio_errors[0]:.2g} on average"
+                    )
             if pretraining:
                 rows_drawn = endless(len(pretraining), run.spec.seed, ptx_at, ptx_rows)
                 ptx_at += ptx_rows
@@ -264,7 +254,7 @@ def train_ppo(run_dir: Path) -> None:
             "objective/kl_coefficient": beta.value,
             PPO_LENGTH: mask.sum(1).float().mean().item(),
             "rollout/missing_eos_share": 1 - rollout.finished.float().mean().item(),
-            "ppo/first_ratio_mean_error": processes.sum(ratio_errors[0]),
+            "ppo/first_ratio_mean_error": ratio_errors[0],
             "ppo/first_ratio_error": ratio_errors[1],
             # Of the policy that sampled: minus the mean logprob of what it sampled is unbiased.
             "ppo/entropy_nats_per_token": -ppo_math.masked_mean(rollout.logprobs, mask).item(),

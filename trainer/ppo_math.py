@@ -1,4 +1,7 @@
-"""The mathematics of PPO, pure functions: B episodes, T completion tokens, masks bool (B, T)."""
+"""The mathematics of PPO, pure functions: B episodes, T completion tokens, masks bool (B, T).
+
+And beta, the one number that a run carries from iteration to iteration.
+"""
 
 from __future__ import annotations
 
@@ -94,3 +97,16 @@ def adapted_kl_coefficient(
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return coefficient * (1 + error * episodes / horizon)
+
+
+class KLCoefficient:
+    """beta, which the adaptive controller changes: a part of the run's state."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def state_dict(self) -> dict[str, float]:
+        return {"value": self.value}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.value = state_dict["value"]

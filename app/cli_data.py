@@ -207,7 +207,7 @@ def _import(kind: str, path: Path, slug: str, named: Sequence[str]) -> None:
         raise _refuse(f"{path} is a pipe: files are read twice, so write it to the disk first.")
     with file, _database() as session:
         study = studies.find_study(session, slug)
-        mapping = uploads.named_columns(kind, named)
+        mapping = uploads.mapping_of(kind, uploads.named_columns(named))
         report = IMPORTERS[kind](session, study, file, file_name=path.name, mapping=mapping)
     for sentence in report.sentences():
         typer.echo(sentence)

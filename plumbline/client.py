@@ -37,6 +37,7 @@ Kind = Literal[
 ]
 POLL_SECONDS = 2.0
 Source = str | Path | Iterable[Mapping[str, Any]]  # a file by its path, or rows
+Columns = Mapping[str, str]  # what a column is taken for, by its name in the file
 
 
 class PlumblineError(Exception):
@@ -130,28 +131,39 @@ class Plumbline:
     def close(self) -> None:
         self._http.close()
 
-    def import_prompts(self, prompts: Source, *, name: str | None = None) -> ImportReport:
+    def import_prompts(
+        self, prompts: Source, *, name: str | None = None, columns: Columns | None = None
+    ) -> ImportReport:
         """Import a file by its path, or rows: all of it, or nothing. Repeating it is harmless.
 
-        A worker does it; this waits for the end. Columns are read as their names say.
+        A worker does it; this waits for the end. Columns are read as their names say, but for
+        those that `columns` gives a meaning, such as {"context": "prompt"}, or "" for none.
         """
-        return self.import_file("prompts", prompts, name=name)
+        return self.import_file("prompts", prompts, name=name, columns=columns)
 
-    def import_completions(self, completions: Source, *, name: str | None = None) -> ImportReport:
+    def import_completions(
+        self, completions: Source, *, name: str | None = None, columns: Columns | None = None
+    ) -> ImportReport:
         """Import completions of other systems for prompts that are there, as above."""
-        return self.import_file("completions", completions, name=name)
+        return self.import_file("completions", completions, name=name, columns=columns)
 
-    def import_demonstrations(self, labels: Source, *, name: str | None = None) -> ImportReport:
+    def import_demonstrations(
+        self, labels: Source, *, name: str | None = None, columns: Columns | None = None
+    ) -> ImportReport:
         """Import prompts with their answers, as above."""
-        return self.import_file("demonstrations", labels, name=name)
+        return self.import_file("demonstrations", labels, name=name, columns=columns)
 
-    def import_comparisons(self, labels: Source, *, name: str | None = None) -> ImportReport:
+    def import_comparisons(
+        self, labels: Source, *, name: str | None = None, columns: Columns | None = None
+    ) -> ImportReport:
         """Import pairs of which one is preferred, as above."""
-        return self.import_file("comparisons", labels, name=name)
+        return self.import_file("comparisons", labels, name=name, columns=columns)
 
-    def import_rankings(self, labels: Source, *, name: str | None = None) -> ImportReport:
+    def import_rankings(
+        self, labels: Source, *, name: str | None = None, columns: Columns | None = None
+    ) -> ImportReport:
         """Import ranked completions, as above."""
-        return self.import_file("rankings", labels, name=name)
+        return self.import_file("rankings", labels, name=name, columns=columns)
 
     def import_file(
         self,
@@ -159,18 +171,22 @@ class Plumbline:
         source: Source,
         *,
         name: str | None = None,
+        columns: Columns | None = None,
         timeout: float | None = None,
     ) -> ImportReport:
         """Import a file of a kind and wait. Raises TimeoutError after `timeout` seconds."""
         deadline = _deadline(timeout)
         path = f"/imports/{kind}"
+        params: dict[str, Any] = {
+            "column": [f"{column}={meaning}" for column, meaning in (columns or {}).items()]
+        }
         if isinstance(source, str | Path):
             with Path(source).open("rb") as file:
-                params = {"name": name or Path(source).name}
+                params["name"] = name or Path(source).name
                 found = self._send("POST", path, content=file, params=params)
         else:
             lines = (json.dumps(dict(row), ensure_ascii=False).encode() + b"\n" for row in source)
-            params = {"name": name or "rows.jsonl"}
+            params["name"] = name or "rows.jsonl"
             found = self._send("POST", path, content=lines, params=params)
         seconds = 0.1
         while found["state"] not in {"imported", "refused"}:

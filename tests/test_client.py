@@ -101,7 +101,11 @@ def refusals_and_time_limits(url: str, token: str, out: Path, patch: pytest.Monk
         with pytest.raises(PlumblineError, match="line 1") as refused:
             plumbline.import_prompts([{"text": ""}])
         assert refused.value.status == 422
-        report = plumbline.import_prompts([{"prompt": "A."}, {"prompt": "Bee, sea."}])
+        with pytest.raises(PlumblineError, match="no column 'c' in the first rows") as refused:
+            plumbline.import_prompts([{"prompt": "a", "b": "A."}], columns={"c": "prompt"})
+        assert refused.value.status == 422
+        rows = [{"prompt": "a", "b": "A."}, {"prompt": "b", "b": "Bee, sea."}]
+        report = plumbline.import_prompts(rows, columns={"b": "prompt", "prompt": "prompt_id"})
         plumbline.undo_import(plumbline.import_prompts([{"prompt": "Taken back."}]).id)
         prompts = list(plumbline.prompts())
         assert (report.read, [p.text for p in prompts]) == (2, ["A.", "Bee, sea."])

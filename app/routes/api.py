@@ -146,14 +146,27 @@ def import_file(
     kind: Literal["prompts", "completions", "demonstrations", "comparisons", "rankings"],
     file: Annotated[BinaryIO, Depends(uploaded)],
     name: Annotated[str, Query(max_length=200, description="The file's name.")] = "api.jsonl",
+    column: Annotated[
+        list[str],
+        Query(
+            max_length=uploads.COLUMNS,
+            description="`NAME=MEANING`: what a column is taken for, or `NAME=` for nothing.",
+        ),
+    ] = [],  # noqa: B006 - nothing writes to it
 ) -> ImportOut:
-    """The columns are taken for what their names say, as the upload page guesses them. Ask for the
-    import by its id until its state is `imported` or `refused`.
+    """Columns are taken for what `column` says, the others for what their names say, as the upload
+    page guesses them. Ask for the import by its id until its state is `imported` or `refused`.
     """
-    user = given.token.user
-    return ImportOut.of(
-        uploads.import_soon(session, given.study, kind, file, file_name=name, created_by=user)
+    upload = uploads.import_soon(
+        session,
+        given.study,
+        kind,
+        file,
+        file_name=name,
+        named=column,
+        created_by=given.token.user,
     )
+    return ImportOut.of(upload)
 
 
 @router.get("/studies/{slug}/imports/{import_id}", summary="An import: how far it is, its report")

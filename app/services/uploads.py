@@ -201,15 +201,33 @@ def mapping_of(kind: str, choices: Mapping[str, str]) -> dict[str, str]:
     return mapping
 
 
-def named_columns(kind: str, named: Sequence[str]) -> dict[str, str]:
-    """The same of `NAME=MEANING` words, for some columns of a file. Raises Invalid as above."""
+def named_columns(named: Sequence[str]) -> dict[str, str]:
+    """What `NAME=MEANING` words take columns for; `NAME=`: for nothing. Raises Invalid."""
     choices = {}
     for word in named:
         name, equals, meaning = word.rpartition("=")
-        if not equals or not meaning:
+        if not equals:
             raise Invalid(f"{word[:60]!r} is not of the form NAME=MEANING.")
-        choices[name.strip().lower()] = meaning
-    return mapping_of(kind, choices)
+        choices[name.strip().lower()] = meaning.strip()
+    return choices
+
+
+def choices_of(kind: str, preview: Preview, named: Sequence[str]) -> dict[str, str]:
+    """The guesses, but for the columns that `NAME=MEANING` words name, and for the columns whose
+    meaning these take. Raises Invalid as `mapping_of`, and for a column that is not there.
+    """
+    choices = named_columns(named)
+    if missing := choices.keys() - set(preview.columns):
+        there = ", ".join(preview.columns)[:500]
+        raise Invalid(
+            f"There is no column {min(missing)[:60]!r} in the first rows; the columns are: {there}."
+        )
+    mapping_of(kind, choices)
+    taken = set(choices.values())
+    guesses = {
+        name: "" if meaning in taken else meaning for name, meaning in preview.guesses.items()
+    }
+    return guesses | choices
 
 
 def find_upload(session: Session, study: Study, upload_id: int) -> Upload:
@@ -258,11 +276,16 @@ def import_soon(
     file: BinaryIO,
     *,
     file_name: str,
+    named: Sequence[str] = (),
     created_by: User | None = None,
 ) -> Upload:
-    """Keep the file and queue it, its columns read as their names say. Raises as `receive`."""
+    """Keep the file and queue it, its columns read as `named` and their names say.
+
+    Raises as `receive` and `choices_of`.
+    """
+    choices = choices_of(kind, look(kind, file, plain_file_name(file_name)), named)
     upload = receive(session, study, kind, file, file_name=file_name, created_by=created_by)
-    start(session, upload, preview_of(upload).guesses)
+    start(session, upload, choices)
     return upload
 
 

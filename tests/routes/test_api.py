@@ -23,6 +23,7 @@ from app.models import (
     Role,
     Study,
     TokenScope,
+    Upload,
     User,
 )
 from app.services import api_tokens, people
@@ -157,6 +158,34 @@ def test_prompts_in_and_out_by_the_page(client: TestClient, db: Session, token: 
     assert client.post(f"{HERE}/imports/prompts", headers=writes).status_code == 422
     assert client.post(f"{HERE}/imports/other", headers=writes, content=b"x").status_code == 422
     assert client.get(f"{HERE}/imports/999", headers=writes).status_code == 404
+
+
+def test_columns_are_named(client: TestClient, db: Session, token: Any) -> None:
+    writes = token("write")
+    body = b"Prompt,Context,user,a=b\nNot this.,Name a bird.,ann,7\n"
+
+    def sent(kind: str, *columns: str) -> Any:
+        params = {"name": "p.csv", "column": list(columns)}
+        return client.post(f"{HERE}/imports/{kind}", headers=writes, params=params, content=body)
+
+    for columns, words in {
+        ("context",): "'context' is not of the form NAME=MEANING",
+        ("contxt=prompt",): "no column 'contxt' in the first rows; the columns are: prompt, cont",
+        ("context=promt",): "'promt' is no column of prompts",
+        ("context=prompt", "prompt=prompt"): "Two columns are to be prompt",
+    }.items():
+        refused = sent("prompts", *columns)
+        assert (refused.status_code, words in refused.json()["detail"]) == (422, True), refused.text
+    assert db.scalar(select(func.count()).select_from(Upload)) == 0
+
+    # What is said goes before the guess, which was that the column Prompt holds it.
+    taken = sent("prompts", "Context=prompt", "user=", "a=b=prompt_id")
+    assert taken.status_code == 202, taken.text
+    background.import_upload(taken.json()["id"])
+    prompt = db.scalars(select(Prompt)).one()
+    assert (prompt.text, prompt.external_id) == ("Name a bird.", "7")
+    report = client.get(f"{HERE}/imports/{taken.json()['id']}", headers=writes).json()["report"]
+    assert report["own_users"] == 1  # ann is nobody
 
 
 def test_labels_are_imported_and_what_is_refused_later_says_why(

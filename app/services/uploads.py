@@ -13,7 +13,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -29,11 +29,12 @@ from app.errors import Conflict, DomainError, Invalid, NotFound
 from app.models import Study, Upload, UploadState, User
 from app.services.importing.columns import plain_file_name
 from app.services.importing.lines import Limits, check_size
-from app.services.importing.problems import ImportRefused, Problems
+from app.services.importing.problems import LISTED, ImportRefused, Problems
 from app.services.importing.records import read_records
 from app.services.imports import IMPORTERS, ImportReport, Progress
 
 PREVIEWED = 5  # rows
+LOOKED_AT = 50_000_000  # bytes in which these must be found: a request waits for it
 SHOWN = 200  # characters of a cell
 COLUMNS = 60  # that can be given a meaning on the page
 KEPT = timedelta(days=7)  # how long an upload waits to be imported
@@ -144,11 +145,14 @@ def _limits() -> Limits:
 
 
 def look(kind: str, file: BinaryIO, file_name: str) -> Preview:
-    """The first rows of a seekable file. Raises ImportRefused where there is none to be read."""
-    problems = Problems(file_name)
+    """The first rows of a seekable file. Raises ImportRefused where there is none to be read, or
+    before them as many problems as a refusal lists: the rest of the file is not read for more.
+    """
+    problems = Problems(file_name, enough=LISTED)
+    limits = replace(_limits(), first_bytes=LOOKED_AT)
     rows = [
         record.values
-        for record in islice(read_records(file, file_name, (), _limits(), problems), PREVIEWED)
+        for record in islice(read_records(file, file_name, (), limits, problems), PREVIEWED)
     ]
     if not rows:
         if problems.count:

@@ -119,6 +119,31 @@ def test_the_first_rows_of_every_format_are_shown(packed: str) -> None:
         uploads.look("prompts", io.BytesIO(b""), "p")
 
 
+@pytest.mark.parametrize("good", [0, 4])
+def test_the_look_ends_after_twenty_problems(good: int) -> None:
+    """A request waits for it, however large the file is."""
+    file = io.BytesIO(jsonl(good) + b"{x\n" * 1_000_000)
+    with pytest.raises(ImportRefused) as refused:
+        uploads.look("prompts", file, "p.jsonl")
+    said = refused.value.problems
+    assert (len(said), refused.value.more) == (21, 0)
+    assert said[19].startswith(f"line {good + 20}: broken JSON")
+    assert said[20] == "what comes after was not looked at"
+    assert file.tell() == len(jsonl(good)) + 20 * len(b"{x\n")
+    # Fewer say nothing yet: the import lists them all.
+    assert len(uploads.look("prompts", io.BytesIO(b"{x\n" * 19 + jsonl(9)), "p.jsonl").rows) == 5
+
+
+def test_the_look_ends_after_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "LOOKED_AT", 10_000)
+    blank = (b" " * 99 + b"\n") * 5_000
+    for data in (blank, gzip.compress(blank)):
+        with pytest.raises(ImportRefused, match="line 101: no more than the first 10,000 bytes"):
+            uploads.look("prompts", io.BytesIO(data), "p.jsonl")
+    rows = jsonl(5) + blank
+    assert len(uploads.look("prompts", io.BytesIO(rows), "p.jsonl").rows) == 5
+
+
 @pytest.mark.usefixtures("worker")
 def test_a_worker_imports_it_and_says_how_far_it_is(
     fresh_engine: Engine, monkeypatch: pytest.MonkeyPatch

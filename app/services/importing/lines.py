@@ -35,6 +35,7 @@ class Limits:
     blank_lines: int = 10_000  # in a row; they cost time and say nothing
     gzip_ratio: int = 200  # text compresses 3 to 30 times; beyond this it is made to burst
     gzip_allowance: int = 16_000_000  # bytes for which the ratio does not matter yet
+    first_bytes: int | None = None  # of the text, where only its first records are wanted
 
     def unpacked(self, size: int) -> int:
         """How large a compressed file of `size` bytes may be when unpacked."""
@@ -85,6 +86,10 @@ def read_lines(file: BinaryIO, limits: Limits, problems: Problems) -> Iterator[L
                 number,
                 f"the file is far larger than it looks: {size:,} bytes decompress to more than "
                 f"{allowed:,}",
+            )
+        if limits.first_bytes is not None and offset + len(data) > limits.first_bytes:
+            problems.stop(
+                number, f"no more than the first {limits.first_bytes:,} bytes are looked at"
             )
         yield Line(number, _decode(data, number, offset, problems))
         offset += len(data)

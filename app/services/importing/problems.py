@@ -40,18 +40,22 @@ class ImportRefused(Invalid):
 
 
 class Problems:
-    """Collects reasons while a file is read to its end."""
+    """Collects reasons while a file is read to its end, or until there are `enough`."""
 
-    def __init__(self, file_name: str) -> None:
+    def __init__(self, file_name: str, *, enough: int | None = None) -> None:
         self._file_name = file_name
+        self._enough = enough
         self._listed: list[str] = []
         self.count = 0
         self.place = "line"  # what the numbers count; "row" in a Parquet file
 
     def add(self, line: int | None, reason: str) -> None:
+        """Raises ImportRefused once there are enough."""
         self.count += 1
         if len(self._listed) < LISTED:
             self._listed.append(self._located(line, reason))
+        if self.count == self._enough:
+            self.stop(None, "what comes after was not looked at")
 
     def stop(self, line: int | None, reason: str) -> NoReturn:
         """Nothing after this can be read. Raises ImportRefused, which names it in any case."""

@@ -176,6 +176,25 @@ def test_ratings_with_metadata(session: Session, study: Study, tmp_path: Path) -
     assert all(row["prompt_ambiguous"] is True for row in found.values())
 
 
+def test_ratings_left_out_are_those_that_would_be_rows(
+    session: Session, study: Study, tmp_path: Path
+) -> None:
+    ann = make.make_labeler(session, study)
+    for fields in ({"overall_{0}": "7", "overall_{1}": "2"}, {"overall_{0}": "5"}, {}):
+        prompt = make.make_prompt(session, study)
+        make.make_completions(session, prompt, ["a", "b"])
+        make.make_ranking_batch(session, study, [prompt])
+        rank(session, ann, [1, 2], **fields)
+        prompt.pii_state = PiiState.held
+    session.flush()
+    manifest, rows = write(session, study, tmp_path / "usual", ExportKind.ratings)
+    assert (manifest["counted"], manifest["left_out"], rows) == ("ratings", {"held": 3}, {})
+    asked, rows = write(session, study, tmp_path / "asked", ExportKind.ratings, held=True)
+    assert (asked["left_out"], len(rows["train"])) == ({}, 3)
+    rankings, _ = write(session, study, tmp_path / "rankings", ExportKind.rankings)
+    assert (rankings["counted"], rankings["left_out"]) == ("rankings", {"held": 3})
+
+
 def test_what_is_left_out_is_counted_under_its_reason(session: Session, tmp_path: Path) -> None:
     study = make.make_study(session, rehearsal=True)
     prompts = [make.make_prompt(session, study, f"Prompt {i}.") for i in range(3)]

@@ -176,7 +176,8 @@ def _source(
         ExportKind.preferences: reader.preferences,
         ExportKind.ratings: reader.ratings,
     }[query.kind]()
-    return chunks, labels_left_out(session, study, of, Ranking), "rankings"
+    counted = "ratings" if query.kind is ExportKind.ratings else "rankings"
+    return chunks, labels_left_out(session, study, of, Ranking), counted
 
 
 def _length(chunk: Chunk) -> int:

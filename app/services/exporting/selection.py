@@ -11,12 +11,14 @@ from sqlalchemy.orm import Session
 
 from app.models import (
     Demonstration,
+    ExportKind,
     GuidelineVersion,
     Membership,
     Pool,
     Prompt,
     Purpose,
     Ranking,
+    Rating,
     SnapshotDemonstration,
     SnapshotPrompt,
     SnapshotRanking,
@@ -89,10 +91,12 @@ def _whole_groups(rows: Iterator[Any]) -> Iterator[list[Any]]:
 def labels_left_out(
     session: Session, study: Study, query: ExportQuery, label: Label
 ) -> dict[str, int]:
-    """Labels that are not taken by reason, each under the first that holds."""
-    return _counts(
-        session, _labels(study, query, label, _reason(query, label).label("reason"), func.count())
-    )
+    """Labels that are not taken by reason, each under the first that holds; of ratings, which are
+    the rows there, as many as these rankings have."""
+    counted = _labels(study, query, label, _reason(query, label).label("reason"), func.count())
+    if query.kind is ExportKind.ratings:
+        counted = counted.join(Rating, Rating.ranking_id == label.id)
+    return _counts(session, counted)
 
 
 def _labels(study: Study, query: ExportQuery, label: Label, *columns: Any) -> Select[Any]:

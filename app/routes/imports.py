@@ -93,7 +93,7 @@ def receive_file(
 def upload_page(
     request: Request, session: DbSession, study: ResearcherStudy, upload_id: int
 ) -> Response:
-    return _show_upload(request, study, uploads.find_upload(session, study, upload_id))
+    return _show_upload(request, session, study, uploads.find_upload(session, study, upload_id))
 
 
 async def posted_fields(request: Request) -> Mapping[str, str]:
@@ -121,7 +121,7 @@ def start_import(
     try:
         uploads.start(session, upload, choices)
     except Invalid as error:
-        return _show_upload(request, study, upload, choices=choices, error=str(error))
+        return _show_upload(request, session, study, upload, choices=choices, error=str(error))
     return RedirectResponse(f"/studies/{study.slug}/import/files/{upload.id}", status_code=303)
 
 
@@ -133,6 +133,7 @@ def discard_upload(session: DbSession, study: ResearcherStudy, upload_id: int) -
 
 def _show_upload(
     request: Request,
+    session: DbSession,
     study: Study,
     upload: Upload,
     *,
@@ -149,6 +150,7 @@ def _show_upload(
         "meanings": list(uploads.MEANINGS[upload.kind]),
         "mapped_columns": uploads.COLUMNS,
         "kinds": KINDS,
+        "undone_at": uploads.undone_at(session, upload),
         "under_way": upload.state in {UploadState.queued, UploadState.running},
         "error": error,
     }

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -26,7 +26,7 @@ from app import storage
 from app.config import get_settings
 from app.db import enqueue
 from app.errors import Conflict, DomainError, Invalid, NotFound
-from app.models import Study, Upload, UploadState, User
+from app.models import Import, Study, Upload, UploadState, User
 from app.services.importing.columns import plain_file_name
 from app.services.importing.lines import Limits, check_size
 from app.services.importing.problems import LISTED, ImportRefused, Problems
@@ -254,6 +254,11 @@ def reports_of(session: Session, study: Study) -> dict[int, int]:
         Upload.study_id == study.id, Upload.import_id.is_not(None)
     )
     return {key: upload_id for key, upload_id in session.execute(query) if key is not None}
+
+
+def undone_at(session: Session, upload: Upload) -> datetime | None:
+    """When what it brought was deleted again; None if it was not."""
+    return session.scalar(select(Import.undone_at).where(Import.id == upload.import_id))
 
 
 def preview_of(upload: Upload) -> Preview:

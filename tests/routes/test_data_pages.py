@@ -262,6 +262,11 @@ def test_an_import_is_undone_on_its_page(
     assert page.status_code == 200
     assert "pairs.jsonl is undone: what it brought is gone." in text_of(page.text)
     assert f"{record.id}/undo" not in page.text
+    report = client.get(str(done.url))  # which may be open elsewhere, or where the API undid it
+    assert "What this import brought is gone. It was undone" in text_of(report.text)
+    assert "Imported." not in text_of(report.text)
+    assert "See the prompts" in done.text
+    assert "See the prompts" not in report.text
     assert session.scalars(select(Prompt)).all() == []
     assert client.post(f"{here}/{record.id}/undo").status_code == 409
     assert client.post(f"{here}/{record.id + 1}/undo").status_code == 404

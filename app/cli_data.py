@@ -211,6 +211,7 @@ def _import(kind: str, path: Path, slug: str, named: Sequence[str]) -> None:
         report = IMPORTERS[kind](session, study, file, file_name=path.name, mapping=mapping)
     for sentence in report.sentences():
         typer.echo(sentence)
+    typer.echo(", ".join(f"{words}: {count:,}" for words, count in report.counts().items()))
     if report.import_id is not None:
         typer.echo(f"This is import {report.import_id}: `plumbline undo-import` takes it back.")
 

@@ -47,6 +47,10 @@ def test_a_study_from_nothing_to_rankings(
     run("member", "add", "lena", "--study", "a-study", "--role", "heldout_labeler")
     done = run("import", "prompts", prompts, "--study", "a-study")
     assert "Prompts: 2 read, 2 stored" in done.output
+    assert (
+        "read: 2, stored: 2, collapsed as duplicates: 0, held for personal information: 0, "
+        "over the length: 0, over a user's cap: 0, refused: 0\n" in done.output
+    )
     done = run("import", "completions", completions, "--study", "a-study")
     assert "Completions: 6 read, 6 stored" in done.output
     assert (

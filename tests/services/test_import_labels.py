@@ -34,6 +34,7 @@ from app.models import (
     Ranking,
     RankingItem,
     Role,
+    Split,
     Study,
     User,
 )
@@ -43,6 +44,7 @@ from app.services.importing.label_accounts import account_name
 from app.services.importing.label_rows import tiers_of_groups, tiers_of_ranks
 from app.services.importing.problems import RowProblem
 from app.services.imports import IMPORTERS, ImportRefused, ImportReport
+from app.services.prompts import split_of
 from app.services.snapshots import freeze_demonstrations, freeze_rankings
 from tests import factories as make
 
@@ -438,6 +440,30 @@ def test_an_import_can_be_undone_and_done_again(session: Session, study: Study, 
     assert counts(session) == after
 
 
+def test_labels_of_prompts_that_are_not_taken_are_listed_by_reason(
+    session: Session, study: Study
+) -> None:
+    study.preparation = {"max_tokens": 100}
+    users = {split_of(study, f"user {n}"): f"user {n}" for n in range(1000)}
+    near = "List ten ways in which a small town could use less water in a dry summer"
+    load(session, study, "prompts", [{"prompt": near, "user": users[Split.test]}])
+    rows = [
+        {"prompt": "Say 1.", "completion": "One."},
+        {"prompt": f"{near}.", "completion": "Mulch.", "user": users[Split.train]},
+        {"prompt": "tell me more " * 100, "completion": "More."},
+        {"prompt": "tell me more " * 100, "completion": "No."},
+        {"prompt": "Say 1.", "completion": "One."},
+    ]
+    report = load(session, study, "demonstrations", rows)
+    assert (report.read, report.stored, report.duplicates) == (5, 1, 1)
+    assert report.folded == {"over_length": 2, "other_side": 1}
+    said = report.sentences()
+    assert "2 left out: the prompt has more tokens than the study takes (lines 3, 4)." in said
+    reason = "the prompt is nearly the same as one that is here in another split"
+    assert f"1 left out: {reason} (line 2)." in said
+    assert report.counts()["over the length"] == 2
+
+
 def test_an_import_on_which_something_depends_stays(session: Session, study: Study) -> None:
     prompts = load(session, study, "prompts", [{"prompt": "Say 1.", "prompt_id": 1}]).import_id
     completions = load(
@@ -484,7 +510,7 @@ def test_published_sets_come_in_as_they_are(
         report = IMPORTERS[kind](session, study, file, file_name=Path(path).name)
         again = IMPORTERS[kind](session, study, file, file_name="renamed.gz")
     assert (report.read, sum(report.left_out.values())) == (read, left_out)
-    assert report.stored + report.duplicates + report.prompt_not_taken == taken
+    assert report.stored + report.duplicates + sum(report.folded.values()) == taken
     assert report.stored > 0.97 * taken
     assert again.stored == 0
     assert freeze_rankings(session, study).records <= report.stored

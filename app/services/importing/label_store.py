@@ -16,6 +16,7 @@ from app.models import (
     Batch,
     Completion,
     Demonstration,
+    FoldReason,
     LabelKind,
     Prompt,
     Ranking,
@@ -30,8 +31,10 @@ from app.services.importing.outside import OutsidePolicies
 from app.services.importing.problems import RowProblems
 from app.services.preparation.settings import settings_of
 from app.services.preparation.sifting import Preparation
-from app.services.prompts import NameTaken, PromptRow, add_prompts
+from app.services.prompts import AddedPrompts, NameTaken, PromptRow, add_prompts
 
+# Why the study does not take the prompt of a label; with these settings there is no other reason.
+NOT_TAKEN = (FoldReason.over_length, FoldReason.other_side)
 MAX_OF_A_PROMPT = 100  # labels of one prompt in a file: each but the first begins a batch
 
 # What a label says, whoever gave it: of each text its SHA-256 and its tier.
@@ -72,8 +75,8 @@ class LabelStore:
         self._accounts = Accounts(session, study)
         self._batches: list[Batch] = []
         self._labels_of: Counter[int] = Counter()  # of this file, by prompt
-        self._stored = self._duplicates = self._new_prompts = self._held = 0
-        self._prompt_not_taken = 0
+        self._stored = self._duplicates = 0
+        self._prompts = AddedPrompts()
         self._completions: Counter[str] = Counter()
         self._newest_before = 0
         self._made: dict[tuple[int, int, bytes], int] = {}  # completions of the rows at hand
@@ -90,9 +93,12 @@ class LabelStore:
         return {
             "stored": self._stored,
             "duplicates": self._duplicates,
-            "new_prompts": self._new_prompts,
-            "held": self._held,
-            "prompt_not_taken": self._prompt_not_taken,
+            "new_prompts": self._prompts.stored,
+            "held": self._prompts.held,
+            "folded": {reason.value: self._prompts.folded[reason] for reason in NOT_TAKEN},
+            "folded_lines": {
+                reason.value: self._prompts.lines.get(reason, []) for reason in NOT_TAKEN
+            },
             "policies": dict(self._completions),
         }
 
@@ -108,7 +114,6 @@ class LabelStore:
         fresh: list[tuple[int, int, LabelRow]] = []  # of which prompt, and whose
         for row, prompt_id in zip(rows, prompt_ids, strict=True):
             if prompt_id is None:
-                self._prompt_not_taken += 1
                 continue
             user_id, content = users[row.labeler], row.content
             # The same of nobody counts too: it came when the file did not say whose it was.
@@ -164,8 +169,7 @@ class LabelStore:
             )
         except NameTaken as taken:
             raise RowProblems([(row.line, taken.reason(row)) for row in taken.rows]) from None
-        self._new_prompts += added.stored
-        self._held += added.held
+        self._prompts.add(added)
         hashes = select(Prompt.id, Prompt.text_sha256).where(
             among(Prompt.id, {key for key in added.prompt_ids if key is not None})
         )

@@ -16,6 +16,11 @@ FOLDED = {
     "over_length": "left out: more tokens than the study takes",
     "over_cap": "left out: more than the study takes of one user",
 }
+# Of labels, these are said of their prompts.
+FOLDED_LABELS = {
+    "other_side": "left out: the prompt is nearly the same as one that is here in another split",
+    "over_length": "left out: the prompt has more tokens than the study takes",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +36,12 @@ class ImportReport:
     seconds: float
     own_users: int = 0  # stored prompts without a user: each is its own source user
     held: int = 0  # stored prompts that wait for a researcher because of PII
-    folded: Mapping[str, int] = field(default_factory=dict)  # prompts not stored, by FoldReason
+    # By FoldReason: prompts that were not stored, or labels whose prompt the study does not take.
+    folded: Mapping[str, int] = field(default_factory=dict)
     folded_lines: Mapping[str, Sequence[int]] = field(default_factory=dict)  # the first of each
     left_out: Mapping[str, int] = field(default_factory=dict)  # rows without use, by reason
     left_out_lines: Mapping[str, Sequence[int]] = field(default_factory=dict)  # the first of each
     new_prompts: int = 0  # that came with labels
-    prompt_not_taken: int = 0  # labels whose prompt the study left out
     empty: int = 0  # stored completions without a character: systems do answer with nothing
     policies: Mapping[str, int] = field(default_factory=dict)  # stored completions by policy
     unused_columns: Sequence[str] = ()
@@ -46,6 +51,18 @@ class ImportReport:
     def to_json(self) -> dict[str, Any]:
         before = self.imported_before
         return asdict(self) | {"imported_before": before.isoformat() if before else None}
+
+    def counts(self) -> dict[str, int]:
+        """What became of the rows, zeros too. One refused row is all of the file, and no report."""
+        return {
+            "read": self.read,
+            "stored": self.stored,
+            "collapsed as duplicates": self.duplicates,
+            "held for personal information": self.held,
+            "over the length": self.folded.get("over_length", 0),
+            "over a user's cap": self.folded.get("over_cap", 0),
+            "refused": 0,
+        }
 
     def sentences(self) -> list[str]:
         """The report in words, one fact a sentence."""
@@ -59,7 +76,8 @@ class ImportReport:
             said.append(f"This very file was imported on {self.imported_before:%Y-%m-%d %H:%M}.")
         if self.own_users:
             said.append(f"{self.own_users:,} without a user: each counts as a user of its own.")
-        for reason, text in FOLDED.items():
+        words = FOLDED if self.kind == "prompts" else FOLDED_LABELS
+        for reason, text in words.items():
             if count := self.folded.get(reason, 0):
                 said.append(
                     f"{count:,} {text}{_on_lines(self.folded_lines.get(reason, ()), count)}."
@@ -71,11 +89,6 @@ class ImportReport:
             )
         if self.new_prompts:
             said.append(f"New prompts that came with them: {self.new_prompts:,}.")
-        if self.prompt_not_taken:
-            said.append(
-                f"{self.prompt_not_taken:,} left out with a prompt that is too long for the "
-                f"study, or nearly the same as one in another split."
-            )
         for reason, count in self.left_out.items():
             lines = _on_lines(self.left_out_lines.get(reason, ()), count)
             said.append(f"{count:,} left out: {reason}{lines}.")

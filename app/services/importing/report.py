@@ -109,5 +109,6 @@ def _on_lines(lines: Sequence[int], count: int) -> str:
     if not lines:
         return ""
     more = " and others" if count > len(lines) else ""
-    word = "line" if count == 1 else "lines"
-    return f" ({word} {', '.join(f'{line:,}' for line in lines)}{more})"
+    some = dict.fromkeys(lines)  # a line may hold many rows: those of a message tree
+    word = "line" if len(some) == 1 and not more else "lines"
+    return f" ({word} {', '.join(f'{line:,}' for line in some)}{more})"

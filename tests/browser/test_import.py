@@ -74,6 +74,7 @@ def test_a_file_from_its_first_rows_to_its_report(
     scripts = request.node.callspec.params["page"]
     path = tmp_path / "questions.csv"
     rows = [f"Say {n} in {'English' if scripts else 'French'}.,c{n},note {n}" for n in range(4)]
+    rows = [row.replace(",c", f",{0:0160}c") for row in rows]  # names may be long: hashes, for one
     path.write_text("\n".join(["question,customer,remark", *rows]))
     page.goto(f"{live_url}/login")
     page.get_by_label("User name").fill("rosa")
@@ -102,6 +103,13 @@ def test_a_file_from_its_first_rows_to_its_report(
     expect(page.get_by_text("Prompts: 4 read, 4 stored")).to_be_visible()
     no_violations(page, scripts=scripts)
     shot(page, "report")
+    page.get_by_role("link", name="See the prompts").click()
+    table = page.get_by_role("region", name="Prompts", exact=True)
+    expect(table.get_by_title(f"{0:0160}c3")).to_be_visible()
+    around, within = table.bounding_box(), table.locator("table").bounding_box()
+    assert around is not None
+    assert within is not None
+    assert within["width"] <= around["width"]  # nothing to scroll to
     page.goto(f"{live_url}/studies/alpha/import")
     if scripts:
         page.once("dialog", lambda dialog: dialog.accept())

@@ -1,11 +1,11 @@
-"""`plumbline study`, `user`, `member`, `import`, `undo-import` and `rank-by-score`."""
+"""`plumbline study`, `user`, `member`, `import`, `undo-import`, `pretraining-text` and so on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
@@ -194,18 +194,39 @@ def undo_import(number: int, study: StudySlug) -> None:
     typer.echo(f"Import {number} ({file_name}) is undone: what it brought is gone.")
 
 
-def _import(kind: str, path: Path, slug: str, named: Sequence[str]) -> None:
-    from app.services import studies, uploads
-    from app.services.imports import IMPORTERS
+@app.command("pretraining-text")
+def pretraining_text(file: File, study: StudySlug) -> None:
+    """Give a study text for the pretraining mix of RL, one document a row in a column `text`.
 
+    For base models from elsewhere; a starter brings its own. The newest text is used.
+    """
+    from app.services import pretraining, studies
+
+    with _readable(file) as opened, _database() as session:
+        found = studies.find_study(session, study)
+        snapshot = pretraining.import_text(session, found, opened, file_name=file.name)
+        number, count = snapshot.id, snapshot.records
+    typer.echo(f"Snapshot {number}: {count:,} texts, which the study's next rounds mix in.")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[BinaryIO]:
+    """The open file. One that cannot be read, or only once, ends the command with status 1."""
     try:
         file = path.open("rb")
     except OSError as error:
         raise _refuse(f"{path} cannot be read: {error.strerror}.") from error
-    if not file.seekable():
-        file.close()
-        raise _refuse(f"{path} is a pipe: files are read twice, so write it to the disk first.")
-    with file, _database() as session:
+    with file:
+        if not file.seekable():
+            raise _refuse(f"{path} is a pipe: files are read twice, so write it to the disk first.")
+        yield file
+
+
+def _import(kind: str, path: Path, slug: str, named: Sequence[str]) -> None:
+    from app.services import studies, uploads
+    from app.services.imports import IMPORTERS
+
+    with _readable(path) as file, _database() as session:
         study = studies.find_study(session, slug)
         mapping = uploads.mapping_of(kind, uploads.named_columns(named))
         report = IMPORTERS[kind](session, study, file, file_name=path.name, mapping=mapping)

@@ -180,3 +180,15 @@ def test_files_with_odd_names_and_pipes(
     os.close(reads)
     assert refused.exit_code == 1
     assert "is a pipe" in refused.stderr
+
+
+def test_pretraining_text(run: Callable[..., Result], tmp_path: Path) -> None:
+    run("study", "create", "Web")
+    texts = tmp_path / "texts.csv"
+    texts.write_text('text\n"One,\nin two lines."\nTwo.\n')
+    done = run("pretraining-text", texts, "--study", "web")
+    assert "Snapshot 1: 2 texts, which the study's next rounds mix in." in done.output
+    texts.write_text("words\nOne.\n")
+    done = run("pretraining-text", texts, "--study", "web")
+    assert done.exit_code == 1
+    assert "no column text" in done.output

@@ -30,6 +30,7 @@ from app.models import (
 )
 from app.services import runs, snapshots
 from app.services.policies import policy_of
+from app.services.pretraining import study_text
 from app.services.round_config import RL_INIT, RoundConfig
 from app.services.usable import usable_prompt
 from app.simulation.corpus import starter_texts
@@ -94,8 +95,9 @@ class Context:
 
     @cached_property
     def pretraining(self) -> Snapshot | None:
-        """The text that the base model was made of; None for a base model from elsewhere."""
-        return self.snapshot_behind(self.checkpoint("base"), "pretraining")
+        """The text that the base model was made of, or that the study was given; None without."""
+        own = self.snapshot_behind(self.checkpoint("base"), "pretraining")
+        return own or study_text(self.session, self.study)
 
     def starter_texts(self) -> Snapshot:
         """Text for a new starter base model."""

@@ -30,6 +30,7 @@ from app.models import (
 )
 from app.services import runs
 from app.services.batch_progress import BatchProgress, batch_progress
+from app.services.pretraining import check_base, check_text
 from app.services.results import round_report
 from app.services.round_baselines import check_baselines
 from app.services.round_config import RoundConfig
@@ -121,7 +122,9 @@ def start_round(
     session.add(round_)
     session.flush()
     context = Context.load(session, round_)
-    # Too few prompts, or completions of a baseline, should be known now, not after hours of SFT.
+    # What is missing for a later stage should be known now, not after hours of SFT.
+    check_base(session, study, config)
+    check_text(session, study, config)
     choose_prompts(context, LabelKind.ranking, config.ranking_prompts)
     check_baselines(context)
     advance(session, round_.id)

@@ -45,8 +45,8 @@ def study(session: Session) -> Study:
 
 
 def config(**values: object) -> RoundConfig:
-    small = {"demonstrations": 2, "ranking_prompts": 4, "evaluation_prompts": 3}
-    return round_config({**small, **values})
+    small = {"preset": "starter", "demonstrations": 2, "ranking_prompts": 4}
+    return round_config({**small, "evaluation_prompts": 3, **values})
 
 
 def test_a_round_judges_prompts_that_its_baselines_have_completed(

@@ -24,6 +24,7 @@ from app.services.stages import STAGES
 from tests import factories as make
 from trainer.contract import RunResult
 
+ELSEWHERE = {"base_model": "gpt2", "overrides": {"ppo": {"ptx_coefficient": 0}}}
 START = {stage.name: stage.start for stage in STAGES}
 
 
@@ -118,7 +119,7 @@ def test_ppo_starts_from_a_policy_of_its_own(session: Session, study: Study) -> 
     }
 
 
-@pytest.mark.parametrize("values", [{"rl_init": False}, {"base_model": "gpt2"}])
+@pytest.mark.parametrize("values", [{"rl_init": False}, {**ELSEWHERE}])
 def test_or_from_the_sft_policy(session: Session, study: Study, values: dict[str, Any]) -> None:
     context = finish(begin(session, study, **values), "sft")
     assert RL_INIT not in context.runs
@@ -178,7 +179,7 @@ def test_a_newer_reward_model_alone_is_no_reason_to_train_again(
     assert fourth.checkpoint("sft") == third.checkpoint("sft")
 
 
-@pytest.mark.parametrize("values", [{"prompt_template": "Q: {prompt}\n"}, {"base_model": "gpt2"}])
+@pytest.mark.parametrize("values", [{"prompt_template": "Q: {prompt}\n"}, {**ELSEWHERE}])
 def test_a_reward_model_of_other_texts_or_tokens_does_not_choose(
     session: Session, study: Study, values: dict[str, Any]
 ) -> None:

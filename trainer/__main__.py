@@ -12,6 +12,7 @@ Exit status: 0 done, 1 the run cannot go on (a plain sentence on standard error)
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import signal
@@ -35,6 +36,9 @@ from trainer.contract import (
 )
 
 CROSSVALIDATE = "crossvalidate"
+# M_MMAP_MAX: no blocks of their own; M_TRIM_THRESHOLD: what the heap's end may keep; M_ARENA_MAX:
+# one heap for all threads.
+MALLOPT = {-4: 0, -1: 2**31 - 1, -8: 1}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     from trainer.checkpoint import StopRequestedError
     from trainer.metrics import TrainingError
 
+    _keep_freed_memory()
     try:
         _function(given.kind, given.groups)(given.run_dir)
     except StopRequestedError as stop:
@@ -110,6 +115,19 @@ def _configure(run_dir: Path, spec: RunSpec, settings: dict[str, Any]) -> None:
     config = {**spec.config, **settings}
     CONFIGS[spec.kind].build(spec.preset, config)
     write_json(run_dir / SPEC, replace(spec, config=config).to_json())
+
+
+def _keep_freed_memory() -> None:
+    """Where tensors live on the CPU, have glibc keep what is freed for the next step.
+
+    It maps large blocks and unmaps them when they are freed, so that each step has the system find
+    and clear the same hundreds of megabytes again: a tenth of a step of SFT.
+    """
+    import torch
+
+    if not torch.cuda.is_available() and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for option, value in MALLOPT.items():
+            libc.mallopt(option, value)
 
 
 def _refuse(error: Exception) -> int:

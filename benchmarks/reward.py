@@ -26,6 +26,8 @@ def main() -> None:
     options.add_argument("--rankings", type=int, default=12)
     options.add_argument("--batch", type=int, default=2, help="rankings a step")
     given = options.parse_args()
+    if given.rankings % given.batch:
+        options.error("--batch must divide --rankings: the peer would cut other batches")
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
         save_models(home)

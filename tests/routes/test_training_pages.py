@@ -49,7 +49,10 @@ def test_the_form_asks_what_ppo_starts_from(
 ) -> None:
     page = client.get(f"/studies/{study.slug}/rounds/new").text
     assert '<option value="true" selected>A policy of its own</option>' in page
-    answer = client.post(f"/studies/{study.slug}/rounds", data=FORM | given, follow_redirects=False)
+    named = {"base_model": "gpt2", "overrides": '{"ppo": {"ptx_coefficient": 0}}'}
+    answer = client.post(
+        f"/studies/{study.slug}/rounds", data=FORM | named | given, follow_redirects=False
+    )
     assert answer.status_code == 303, answer.text
     config = db.scalars(select(Round.config)).one()
     assert (config["preset"], config["rl_init"]) == ("paper-6b", stored)

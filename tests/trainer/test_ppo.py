@@ -17,7 +17,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from tests.trainer.conftest import MakeRun, metric_lines, prompts, split_of, texts
+from tests.trainer.conftest import MakeRun, metric_lines, texts
+from tests.trainer.test_kinds import ppo_spec
 from trainer import engine
 from trainer.config import PPOConfig
 from trainer.contract import PPO_KL, PPO_SCORE, TextRecord
@@ -43,17 +44,10 @@ CONFIG: dict[str, Any] = {
 
 
 def spec(base_run: Path, reward_run: Path, **config: Any) -> dict[str, Any]:
-    base = str(base_run / "model")
+    told = ppo_spec(base_run, reward_run)
     return {
-        "kind": "ppo",
-        "seed": 5,
-        "models": {"init": base, "reference": base, "reward": str(reward_run / "model")},
-        "data": {
-            "prompts": [
-                {"prompt_id": i, "prompt": p, "split": split_of(i)} for i, p in enumerate(prompts())
-            ],
-            "pretraining": texts(30),
-        },
+        **told,
+        "data": {**told["data"], "pretraining": texts(30)},
         "config": CONFIG | config,
     }
 

@@ -2,7 +2,9 @@
 
 What transformers' caches do by repeating a prompt's keys for each of its completions and copying
 all of them at every token is done here without: attention to the prompt is computed for all rows of
-the prompt at once, the tokens sampled after it lie in a buffer that doubles when it is full.
+the prompt at once, the tokens sampled after it lie in a buffer that doubles when it is full. Where
+every prompt has one completion there is nothing to share: its keys are the beginning of that buffer
+and torch's own attention answers.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 ROOM = 32  # sampled tokens that a buffer holds at first
 
@@ -28,16 +31,27 @@ class Decoding:
         self._inside = steps < torch.tensor(lengths)[:, None]  # (P, width)
         self._index = torch.tensor(places)[:, None] + steps * self._inside
         self._prompts: dict[int, tuple[Tensor, Tensor]] = {}  # layer: (P, H, width, D) each
-        self._own: dict[int, tuple[Tensor, Tensor]] = {}  # layer: (R, H, room, D) each
+        self._own: dict[int, tuple[Tensor, Tensor]] = {}  # layer: (R, H, first + room, D) each
+        self._first = 0  # how much of it is the prompt's: its width, or 0 where prompts are shared
         self._step = -1  # the token of the rows that passes; -1 for the prompts
+        self._mask: Tensor | None = None  # 0 inside a prompt and -inf after it; None: no padding
 
     def begin(self, prompt_of: Sequence[int]) -> None:
         """The rows to sample: each one's prompt, those of a prompt side by side."""
         self._place_rows(torch.tensor(prompt_of))
+        if list(prompt_of) == list(range(len(self._inside))):
+            self._first = self._inside.shape[1]
+            self._own = {
+                layer: tuple(F.pad(x, (0, 0, 0, ROOM)) for x in prompts)  # type: ignore[misc]
+                for layer, prompts in self._prompts.items()
+            }
+            self._prompts = {}
 
     def advance(self) -> None:
         """The next token of each row is about to pass."""
         self._step += 1
+        if self._first and self._mask is not None:
+            self._mask = F.pad(self._mask, (0, 1))
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows only, ascending, and the prompts that they continue."""
@@ -59,9 +73,11 @@ class Decoding:
         self._slots: Tensor | None = prompt_of * self._each + before
         if bool((counts == self._each).all()):  # the rows are the slots
             self._slots = None
-        self._mask: Tensor | None = None
+        self._mask = None
         if not bool(self._inside.all()):
             self._mask = torch.zeros(self._inside.shape).masked_fill(~self._inside, -torch.inf)
+            if self._first:
+                self._mask = F.pad(self._mask, (0, self._step + 1))
 
     def get_seq_length(self, _layer: int = 0) -> int:
         """For transformers, which are given all positions and need not count."""
@@ -75,24 +91,30 @@ class Decoding:
                 x[0].transpose(0, 1)[index].transpose(1, 2).contiguous() for x in (key, value)
             )  # type: ignore[assignment]
             return key, value
-        if layer not in self._own or self._own[layer][0].shape[2] == self._step:
-            self._own[layer] = tuple(self._roomier(layer, i, x) for i, x in enumerate((key, value)))  # type: ignore[assignment]
+        if layer not in self._own:
+            self._own[layer] = (key[:, :, :0], value[:, :, :0])
+        at = self._first + self._step
+        if self._own[layer][0].shape[2] == at:
+            room = max(ROOM, self._step)
+            self._own[layer] = tuple(F.pad(x, (0, 0, 0, room)) for x in self._own[layer])  # type: ignore[assignment]
         for kept, new in zip(self._own[layer], (key, value), strict=True):
-            kept[:, :, self._step] = new[:, :, 0]
+            kept[:, :, at] = new[:, :, 0]
         return key, value
-
-    def _roomier(self, layer: int, which: int, like: Tensor) -> Tensor:
-        rows, heads, _, depth = like.shape
-        made = like.new_empty(rows, heads, max(ROOM, 2 * self._step), depth)
-        if self._step:
-            made[:, :, : self._step] = self._own[layer][which]
-        return made
 
     def attend(self, layer: int, query: Tensor, scaling: float | None) -> Tensor:
         """Attention of one token a row: queries (R, heads, 1, D) to outputs (R, 1, heads, D)."""
         rows, heads, _, depth = query.shape
+        keys, values = (x[:, :, : self._first + self._step + 1] for x in self._own[layer])
+        if self._first:
+            if self._mask is not None:
+                self._mask = self._mask.to(query)
+            mask = None if self._mask is None else self._mask[:, None, None]
+            grouped = keys.shape[1] != heads
+            output = F.scaled_dot_product_attention(
+                query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=grouped
+            )
+            return output.transpose(1, 2)
         prompt_keys, prompt_values = self._prompts[layer]
-        keys, values = (x[:, :, : self._step + 1] for x in self._own[layer])
         prompts, kv_heads, width, _ = prompt_keys.shape
         shared = heads // kv_heads  # queries of one head of keys
         query = query.reshape(rows, kv_heads, shared, depth)

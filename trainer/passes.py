@@ -7,11 +7,13 @@ are computed for the tokens that are predicted, a reward model's score for those
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from trainer.attention import wanted_of
 from trainer.data import Encoder
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 SCORED_PROMPTS = 32  # in one pass of score_completions
 HELD_LOGITS = 1 << 26  # more are computed in chunks, forward and backward, and never held at once
+CACHED_LOGITS = 1 << 20  # as many stay in a processor's cache; of a summed loss chunks cost nothing
 
 
 def hidden_states(
@@ -59,9 +62,9 @@ def token_losses(
     *,
     temperature: float = 1.0,
     without: int | None = None,
-    reduction: str = "none",
+    reduction: Literal["none", "sum"] = "none",
 ) -> Tensor:
-    """Negative log-likelihood (n,), nats, of targets (n,) after hidden states (n, D), or its mean.
+    """Negative log-likelihood (n,), nats, of targets (n,) after hidden states (n, D), or its sum.
 
     The logits are divided by the temperature; the token `without` is left out of the distribution.
     """
@@ -71,15 +74,23 @@ def token_losses(
         barred = torch.zeros(head.out_features, device=hidden.device, dtype=hidden.dtype)
         barred[without] = torch.finfo(hidden.dtype).min
         bias = barred if bias is None else bias + barred
-    held = len(targets) * head.out_features <= HELD_LOGITS
-    return F.linear_cross_entropy(
-        hidden if temperature == 1 else hidden / temperature,
-        head.weight,
-        targets,
-        linear_bias=bias,
-        reduction=reduction,
-        options=None if held else nn.LinearCrossEntropyOptions(),
-    )
+    if temperature != 1:
+        hidden = hidden / temperature
+    loss = partial(F.linear_cross_entropy, linear_bias=bias, reduction=reduction)
+    logits = len(targets) * head.out_features
+    if torch.is_autocast_enabled(hidden.device.type):  # which torch's chunks know nothing of
+        if logits <= HELD_LOGITS:
+            return loss(hidden, head.weight, targets)
+        rows = max(1, HELD_LOGITS // head.out_features)
+        parts = [
+            checkpoint(loss, states, head.weight, aims, use_reentrant=False)
+            for states, aims in zip(hidden.split(rows), targets.split(rows), strict=True)
+        ]
+        return torch.cat(parts) if reduction == "none" else torch.stack(parts).sum()
+    cached = reduction == "sum" and hidden.device.type == "cpu"
+    chunked = logits > (CACHED_LOGITS if cached else HELD_LOGITS)
+    options = nn.LinearCrossEntropyOptions() if chunked else None
+    return loss(hidden, head.weight, targets, options=options)
 
 
 def language_loss(

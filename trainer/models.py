@@ -144,6 +144,8 @@ def use_packed_attention(model: PreTrainedModel) -> None:
 
     AttentionInterface.register(ATTENTION, attention)
     trunk = getattr(model, model.base_model_prefix)
+    # GPT-2 would look for padding at every pass, and warn of it; nobody attends to that of a row.
+    trunk.warn_if_padding_and_no_attention_mask = lambda *_: None
     sequences = [[1, 2, 3], [3, 2, 1, 0]]
     with torch.no_grad():
         alone = [trunk(input_ids=torch.tensor([s]).to(device()))[0][0] for s in sequences]

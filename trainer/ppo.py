@@ -26,6 +26,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from trainer import ppo_math
 from trainer.config import PPOConfig
@@ -156,20 +157,29 @@ def train_ppo(run_dir: Path) -> None:
         sampled_in = time.monotonic() - began
         mask = rollout.mask  # (B, T)
 
-        # Scores (B,), reference logprobs (B, T) and values (B, T).
+        # Scores (B,), reference logprobs (B, T), values (B, T), by minibatches of the first epoch.
+        # The first comes last: the value function's update goes on from its pass, if it is one.
+        order = torch.randperm(len(mask), generator=generator).to(device())
         scored = torch.zeros(2, len(mask), device=device())  # scores, and an ensemble's spread
         reference_logprobs = torch.zeros_like(rollout.logprobs)
         old_values = torch.zeros_like(rollout.logprobs)
-        every = torch.arange(len(mask), device=device())
-        with torch.no_grad(), processes.accelerator.autocast():
-            for part, _, _ in processes.parts(rollout.lengths(every), config.pass_tokens):
-                rows = every[part]
+        first_values: Tensor | None = None
+        for number in reversed(range(config.minibatches)):
+            minibatch = order[number :: config.minibatches]
+            parts = list(processes.parts(rollout.lengths(minibatch), config.pass_tokens))
+            goes_on = number == 0 and len(parts) == 1
+            for part, _, _ in parts:
+                rows = minibatch[part]
                 episodes = rollout.pack(rows)
-                reference_logprobs[rows] = completion_logprobs(
-                    reference, episodes, config.temperature, encoder.pad
-                ).float()
-                old_values[rows] = value_passes(completion_values, episodes).float()
-                scored[:, rows] = final_scores(reward_model, episodes).float()
+                with torch.no_grad(), processes.accelerator.autocast():
+                    reference_logprobs[rows] = completion_logprobs(
+                        reference, episodes, config.temperature, encoder.pad
+                    ).float()
+                    scored[:, rows] = final_scores(reward_model, episodes).float()
+                with torch.set_grad_enabled(goes_on):
+                    values = value_passes(completion_values, episodes)
+                old_values[rows] = values.detach().float()
+                first_values = values if goes_on else None
         for shared in (reference_logprobs, old_values, scored):
             processes.add(shared)
         score = torch.where(rollout.finished, scored[0], config.missing_eos_score)
@@ -187,7 +197,7 @@ def train_ppo(run_dir: Path) -> None:
         seen: dict[str, float] = defaultdict(float)  # sums over minibatches
         ratio_errors = [0.0, 0.0]  # of the first minibatch: the mean and the largest
         for update in range(updates):
-            if update % config.minibatches == 0:
+            if update and update % config.minibatches == 0:
                 order = torch.randperm(len(mask), generator=generator).to(device())
             minibatch = order[update % config.minibatches :: config.minibatches]
             policy_optimizer.zero_grad()
@@ -198,6 +208,14 @@ def train_ppo(run_dir: Path) -> None:
                 episodes = rollout.pack(rows)
                 share = weight * mask[rows].sum() / mask[minibatch].sum()  # of its tokens
                 with processes.synced(last, passes, value_passes):
+                    if update or first_values is None:
+                        values = value_passes(completion_values, episodes)
+                    else:
+                        values, first_values = first_values, None
+                    value_loss = ppo_math.value_loss(
+                        values, old_values[rows], returns[rows], mask[rows], config.value_clip
+                    )
+                    processes.backward(share * value_loss)
                     logprobs = passes(
                         completion_logprobs, episodes, config.temperature, encoder.pad
                     )
@@ -205,14 +223,6 @@ def train_ppo(run_dir: Path) -> None:
                         logprobs, rollout.logprobs[rows], advantages[rows], mask[rows], config.clip
                     )
                     processes.backward(share * policy_loss)
-                    value_loss = ppo_math.value_loss(
-                        value_passes(completion_values, episodes),
-                        old_values[rows],
-                        returns[rows],
-                        mask[rows],
-                        config.value_clip,
-                    )
-                    processes.backward(share * value_loss)
                 if update == 0:
                     errors = (logprobs.detach() - rollout.logprobs[rows]).expm1().abs()
                     ratio_errors[0] += (share * ppo_math.masked_mean(errors, mask[rows])).item()

@@ -103,7 +103,7 @@ class Episodes:
         )
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def sample(
     policy: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -138,9 +138,8 @@ def sample(
     uniform = uniform.to(device())
     tokens = torch.full((rows, max_tokens), pad, device=device())
     logprobs = torch.zeros(rows, max_tokens, device=device())
-    lengths = torch.zeros(rows, dtype=torch.long, device=device())
-    finished = torch.zeros(rows, dtype=torch.bool, device=device())
     live = torch.arange(rows, device=device())  # the rows still in the batch
+    going = torch.ones(rows, dtype=torch.bool, device=device())  # of them, those without an end
     first = torch.tensor([len(prompts[i]) for i in prompt_of], device=device())
     for t in range(max_tokens):
         logits = head(hidden).float()
@@ -149,20 +148,16 @@ def sample(
             logits = logits / temperature
         distribution = logits.log_softmax(-1)
         chosen = logits.argmax(-1) if temperature == 0 else drawn(distribution, uniform[live, t])
-        going = ~finished[live]
-        chosen = torch.where(going, chosen, pad)
-        tokens[live, t] = chosen
-        lengths[live] += going
         reached = distribution.gather(1, chosen[:, None])[:, 0]
-        logprobs[live, t] = reached.masked_fill(~going, 0.0)
-        finished[live] |= chosen == eos
-        going = ~finished[live]
+        tokens[live, t] = chosen = torch.where(going, chosen, pad)
+        logprobs[live, t] = reached
+        going = going & (chosen != eos)
         left = int(going.sum())
         if left == 0 or t + 1 == max_tokens:
             break
         if 4 * left <= 3 * len(live):
             keep = going.nonzero()[:, 0]
-            live, first, chosen = live[keep], first[keep], chosen[keep]
+            live, first, chosen, going = live[keep], first[keep], chosen[keep], going[keep]
             decoding.select(keep)
         decoding.advance()
         hidden = trunk(
@@ -172,11 +167,10 @@ def sample(
             use_cache=True,
             blocks=decoding,
         ).last_hidden_state[:, 0]
+    lengths = (tokens != pad).sum(1).tolist()
     return [
-        Sampled(ids[:length], own[:length], done)
-        for ids, own, length, done in zip(
-            tokens.tolist(), logprobs.tolist(), lengths.tolist(), finished.tolist(), strict=True
-        )
+        Sampled(ids[:length], own[:length], ids[length - 1] == eos)
+        for ids, own, length in zip(tokens.tolist(), logprobs.tolist(), lengths, strict=True)
     ]
 
 

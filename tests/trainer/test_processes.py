@@ -202,7 +202,9 @@ def test_bfloat16_trains_with_weights_and_optimizer_in_float32(make: Callable[..
         assert sum(losses[-5:]) < 0.8 * sum(losses[:5]), losses
     iterations = values_of(runs["ppo"])
     assert len(iterations) == 32
-    assert sum(v[PPO_SCORE] for v in iterations[-4:]) > sum(v[PPO_SCORE] for v in iterations[:4])
+    # Sixteen episodes at a high learning rate: up and down, but up from one half to the next.
+    scores = [v[PPO_SCORE] for v in iterations]
+    assert sum(scores[16:]) > sum(scores[:16]), scores
     computed_in_half_and_kept_in_full(runs)
 
 

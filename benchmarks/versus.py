@@ -133,12 +133,13 @@ def against(
         for name, runs in found.items()
     }
     print(f"{bench}: {about}")
-    print(f"{'':<8}{'seconds':>10}{'CPU':>10}{'peak MB':>10}   losses")
+    print(f"{'':<8}{'seconds':>10}{'CPU':>10}{'peak MB':>10}   each run's seconds; losses")
     for name, figures in medians.items():
+        each = " ".join(f"{run['seconds']:.2f}" for run in found[name])
         losses = ", ".join(f"{loss:.4f}" for loss in found[name][0]["losses"][:4])
         print(
             f"{name:<8}{figures['seconds']:>10.2f}{figures['cpu_seconds']:>10.2f}"
-            f"{figures['peak_mb']:>10.0f}   {losses}"
+            f"{figures['peak_mb']:>10.0f}   {each}; {losses}"
         )
     line = {
         "bench": bench,

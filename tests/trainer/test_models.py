@@ -12,6 +12,7 @@ from tests.trainer.conftest import demonstrations, prompts
 from trainer.contract import ContractError
 from trainer.data import Encoder
 from trainer.models import (
+    GELU,
     Average,
     check_context,
     load_reward_model,
@@ -258,3 +259,21 @@ def test_average_by_hand() -> None:
     average.update(model)  # 0.75 * 1 + 0.25 * 5
     average.copy_to(model)
     assert model.weight.item() == 2.0
+
+
+def test_gelu_is_transformers_own() -> None:
+    from transformers.activations import NewGELUActivation
+
+    x = torch.randn(7, 5, 33) * 3
+    x[0, 0, :4] = torch.tensor([0.0, -60.0, 60.0, 1e-30])
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    weights = torch.randn_like(x)
+    made, expected = GELU()(ours), NewGELUActivation()(theirs)
+    torch.testing.assert_close(made, expected, rtol=1e-5, atol=2e-6)
+    (made * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(GELU()(x), made)
+    half = x.bfloat16()
+    torch.testing.assert_close(GELU()(half).float(), expected.detach(), rtol=2e-2, atol=2e-2)

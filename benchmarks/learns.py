@@ -41,7 +41,7 @@ from trainer.contract import (
 CHARTS = Path(__file__).parents[1] / "docs" / "charts"
 GAMMAS = (0.0, 27.8)
 EPISODES = 64  # an iteration
-BASE = {"width": 64, "heads": 2, "row_tokens": 64, "batch_rows": 16, "steps": 1500}
+BASE = {"width": 64, "heads": 2, "row_tokens": 64, "batch_rows": 16, "steps": 8000}
 SFT = {
     "epochs": 3,
     "batch_size": 32,

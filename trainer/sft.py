@@ -48,20 +48,27 @@ if TYPE_CHECKING:
 Example = tuple[list[int], list[int]]  # ids of prompt, of completion and end-of-text
 
 
-# Where GPT-2 and its kin, and where GPT-NeoX (Pythia) keep it.
+# Where GPT-2 and its kin, and where GPT-NeoX (Pythia) keep it; a layer of OPT has a number.
 RESIDUAL_DROPOUTS = ("resid_dropout", "mlp.dropout", "post_attention_dropout", "post_mlp_dropout")
 
 
 def set_residual_dropout(model: PreTrainedModel, probability: float) -> bool:
-    """Dropout where a block adds to the residual stream; False where the architecture has none."""
-    places = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Dropout) and name.endswith(RESIDUAL_DROPOUTS)
-    ]
-    for dropout in places:
-        dropout.p = probability
-    return bool(places)
+    """Dropout where a block adds to the residual stream, none to embeddings and in attention.
+
+    False where the architecture has no such place.
+    """
+    found = False
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout):
+            residual = name.endswith(RESIDUAL_DROPOUTS)
+            module.p = probability if residual else 0.0
+            found = found or residual
+        for number in ("dropout", "attention_dropout"):
+            if isinstance(getattr(module, number, None), float):
+                residual = number == "dropout" and type(module).__name__.endswith("Layer")
+                setattr(module, number, probability if residual else 0.0)
+                found = found or residual
+    return found
 
 
 def completion_loss(

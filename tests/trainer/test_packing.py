@@ -15,6 +15,7 @@ from trainer.packing import Tree, pack
 from trainer.passes import hidden_states, mean_language_loss, token_losses, tree_scores
 from trainer.processes import Passes, Processes
 from trainer.rollout import sample
+from trainer.sft import set_residual_dropout
 
 TINY: dict[str, dict[str, Any]] = {
     "gpt_neox": {"num_hidden_layers": 2, "num_attention_heads": 2},
@@ -251,3 +252,31 @@ def test_every_architecture_samples_what_it_reads(
         logprobs = (logits / 0.7).log_softmax(-1)
         chosen = logprobs.gather(1, torch.tensor(one.ids)[:, None])[:, 0]
         torch.testing.assert_close(torch.tensor(one.logprobs), chosen, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", TINY)
+def test_dropout_is_the_residual_stream_s_alone(architecture: str) -> None:
+    model = tiny(architecture, "policy")
+    for module in model.modules():  # everywhere, as a base model's configuration may have it
+        for number in ("p", "dropout", "attention_dropout"):
+            if isinstance(getattr(module, number, None), float):
+                setattr(module, number, 0.4)
+    use_packed_attention(model)
+    trunk = getattr(model, model.base_model_prefix)
+
+    def last(*tokens: int) -> Tensor:
+        packed = pack([(tokens, ())])
+        row = {"input_ids": packed.tokens, "position_ids": packed.position_ids}
+        return trunk(**row, blocks=packed.blocks)[0][0, -1]
+
+    exact = last(5, 6, 7)
+    model.train()
+    assert not torch.allclose(last(5, 6, 7), exact)
+    found = set_residual_dropout(model, 1.0)
+    assert found == (architecture not in ("llama", "qwen3"))
+    if found:  # nothing but the token's own embedding is left
+        torch.testing.assert_close(last(5, 6, 7), last(9, 8, 7), rtol=1e-6, atol=1e-6)
+        assert not torch.allclose(last(5, 6, 7), exact, rtol=0.1, atol=0.1)
+    set_residual_dropout(model, 0.0)
+    torch.testing.assert_close(last(5, 6, 7), exact, rtol=1e-5, atol=1e-5)

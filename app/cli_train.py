@@ -13,6 +13,7 @@ app = typer.Typer()
 def cross_validate(
     run: Annotated[int, typer.Argument(min=1, help="The number of a reward model's run.")],
     groups: Annotated[int, typer.Option(min=2, help="Of labelers; each is left out once.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Of each group; the paper took 3.")] = 1,
 ) -> None:
     """Train a run's reward model without each group of labelers, and test it on them.
 
@@ -29,4 +30,5 @@ def cross_validate(
         typer.echo(f"Run {run} was not made on this host: {directory} is missing.", err=True)
         raise typer.Exit(1)
     command = trainer_command(get_settings(), "crossvalidate", directory)
-    raise typer.Exit(subprocess.run([*command, "--groups", str(groups)], check=False).returncode)
+    options = ("--groups", str(groups), "--seeds", str(seeds))
+    raise typer.Exit(subprocess.run([*command, *options], check=False).returncode)

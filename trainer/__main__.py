@@ -1,6 +1,6 @@
 """python -m trainer {base,sft,reward,ppo,sample} RUN_DIR: one training run, one process.
 
-python -m trainer crossvalidate RUN_DIR [--groups 5]: the labelers of a run of kind reward.
+python -m trainer crossvalidate RUN_DIR [--groups 5] [--seeds 1]: the labelers of a reward run.
 
 --set FIELD=VALUE changes the configuration before the run begins, --kl-controller that of PPO's
 penalty. It is written into spec.json, which is what result, model card and a resume go by.
@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("kind", choices=(*RUN_KINDS, CROSSVALIDATE))
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     parser.add_argument("--groups", type=int, default=5, help="of labelers, to cross-validate")
+    parser.add_argument("--seeds", type=int, default=1, help="of each fold, to cross-validate")
     parser.add_argument(
         "--set",
         action="append",
@@ -85,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     _keep_freed_memory()
     try:
-        _function(given.kind, given.groups)(given.run_dir)
+        _function(given)(given.run_dir)
     except StopRequestedError as stop:
         print(stop, flush=True)
         return EXIT_STOPPED
@@ -135,11 +136,12 @@ def _refuse(error: Exception) -> int:
     return 1
 
 
-def _function(kind: str, groups: int) -> Callable[[Path], None]:
+def _function(given: argparse.Namespace) -> Callable[[Path], None]:
+    kind: str = given.kind
     if kind == CROSSVALIDATE:
         from trainer.crossvalidate import crossvalidate
 
-        return partial(crossvalidate, groups=groups)
+        return partial(crossvalidate, groups=given.groups, seeds=given.seeds)
     if kind == "base":
         from trainer.base import train_base
 

@@ -5,8 +5,9 @@ each a reward model is trained on the rankings of all the others, and is tested 
 prompts, once on the group that it has not read and once on those that it has. Prompts of both tests
 are new to it, so that labelers are the only difference.
 
-Each fold is a run of kind "reward" in RUN_DIR/crossvalidation, which is where a stopped command
-goes on. An ensemble's members are left out: they would change nothing but the time.
+Each fold is trained with as many seeds as are asked for (the paper: three), from the run's own on;
+its share is their mean. Each is a run of kind "reward" in RUN_DIR/crossvalidation, which is where a
+stopped command goes on. An ensemble's members are left out: they would change nothing but the time.
 """
 
 from __future__ import annotations
@@ -70,8 +71,13 @@ def labeler_groups(records: Sequence[RankingRecord], count: int) -> list[set[str
     return groups
 
 
-def crossvalidate(run_dir: Path, groups: int = 5) -> None:
-    """Train and test all folds of a run of kind "reward"; print the table and write it."""
+def crossvalidate(run_dir: Path, groups: int = 5, seeds: int = 1) -> None:
+    """Train and test all folds of a run of kind "reward"; print the table and write it.
+
+    Raises ContractError for labelers that cannot be divided so, and for less than one seed.
+    """
+    if seeds < 1:
+        raise ContractError(f"{seeds} seeds: 1 is the least")
     spec = read_spec(run_dir)
     records = load_records(run_dir, spec, "rankings", RankingRecord)
     processes = Processes()
@@ -79,8 +85,12 @@ def crossvalidate(run_dir: Path, groups: int = 5) -> None:
     for number, group in enumerate(labeler_groups(records, groups), 1):
         if processes.main:
             print(f"fold {number} of {groups}: without {', '.join(sorted(group))}", flush=True)
-        result = _fold(processes, run_dir / FOLDS / f"{number}_of_{groups}", spec, records, group)
-        folds.append(fold_figures(result, group))
+        results = []
+        for again in range(seeds):
+            name = f"{number}_of_{groups}" + (f"_again_{again}" if again else "")
+            seeded = replace(spec, seed=spec.seed + again)
+            results.append(_fold(processes, run_dir / FOLDS / name, seeded, records, group))
+        folds.append(fold_figures(results, group))
     if processes.main:
         table = summary(folds)
         write_json(run_dir / CROSSVALIDATION, table)
@@ -126,15 +136,18 @@ def _fold(
     return result
 
 
-def fold_figures(result: RunResult, group: set[str]) -> dict[str, Any]:
-    """A fold's accuracy on its group and on the other labelers, from its figures by labeler."""
-    parts = {"held_out": group, "own": {r["name"] for r in result.figures["by_labeler"]} - group}
-    fold: dict[str, Any] = {"labelers": len(group)}
-    for part, labelers in parts.items():
-        rows = [r for r in result.figures["by_labeler"] if r["name"] in labelers]
+def fold_figures(results: Sequence[RunResult], group: set[str]) -> dict[str, Any]:
+    """A fold's accuracy on its group and on the other labelers, from its figures by labeler.
+
+    results are those of its seeds, of whose shares it is the mean.
+    """
+    labelers = {row["name"] for row in results[0].figures["by_labeler"]}
+    fold: dict[str, Any] = {"labelers": len(group), "seeds": len(results)}
+    for part, names in (("held_out", group), ("own", labelers - group)):
+        rows = [r for result in results for r in result.figures["by_labeler"] if r["name"] in names]
         comparisons = sum(r["comparisons"] for r in rows)
         won = sum(r["rate"] * r["comparisons"] for r in rows)
-        fold[part] = {"rate": won / comparisons, "comparisons": comparisons}
+        fold[part] = {"rate": won / comparisons, "comparisons": comparisons // len(results)}
     return fold
 
 
@@ -150,7 +163,9 @@ def summary(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def as_text(table: dict[str, Any]) -> str:
     """The table for a terminal; the paper's figures below it."""
-    lines = ["fold  labelers  held-out labelers     own labelers"]
+    seeds = table["folds"][0]["seeds"]
+    lines = [] if seeds == 1 else [f"Each share is the mean of {seeds} seeds."]
+    lines += ["fold  labelers  held-out labelers     own labelers"]
     for number, fold in enumerate(table["folds"], 1):
         shown = [
             f"{fold[part]['rate']:7.1%} of {fold[part]['comparisons']:<7}"

@@ -61,7 +61,7 @@ from trainer.rollout import Rollout, completion_logprobs, completion_values, fin
 from trainer.run import Run, set_learning_rate
 
 # How far the first minibatch's ratio may be from 1, by precision: on average and at any token.
-RATIO_TOLERANCE = {"no": (1e-5, 1e-4), "bf16": (0.05, 0.2), "fp16": (0.01, 0.05)}
+RATIO_TOLERANCE = {"no": (1e-5, 1e-4), "bf16": (0.05, 0.2)}
 SHARED = ("ppo/policy_loss", "ppo/value_loss", "ppo/clip_fraction")  # each process has a part
 
 

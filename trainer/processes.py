@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 T = TypeVar("T")
+PRECISIONS = ("no", "bf16")
 
 
 class Passes(nn.Module):
@@ -67,6 +68,11 @@ class Processes:
         self.rank: int = self.accelerator.process_index
         self.count: int = self.accelerator.num_processes
         self.sharded: bool = self.accelerator.is_fsdp2
+        if self.accelerator.mixed_precision not in PRECISIONS:
+            raise ContractError(
+                f"mixed precision {self.accelerator.mixed_precision}: the trainer computes in "
+                "float32 or bf16, which need no scaled losses"
+            )
         if not self.sharded and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
             raise ContractError(
                 "the launcher's configuration asks for sharding, which needs fsdp_version 2 and "

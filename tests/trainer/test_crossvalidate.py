@@ -59,7 +59,7 @@ def result(**rates: tuple[float, int]) -> RunResult:
 
 def test_mean_and_standard_error_over_folds_by_hand() -> None:
     found = result(a=(0.5, 10), b=(0.8, 10), c=(0.6, 30))
-    folds = [fold_figures(found, {"a"}), fold_figures(found, {"b", "c"})]
+    folds = [fold_figures([found], {"a"}), fold_figures([found], {"b", "c"})]
     assert folds[0]["held_out"] == {"rate": 0.5, "comparisons": 10}
     assert folds[0]["own"] == {"rate": pytest.approx((8 + 18) / 40), "comparisons": 40}
     table = summary(folds)
@@ -69,6 +69,10 @@ def test_mean_and_standard_error_over_folds_by_hand() -> None:
         "standard_error": pytest.approx(0.15 / 2),
     }
     assert "held-out labelers: 57.5 ± 7.5 %" in as_text(table)
+    again = fold_figures([found, result(a=(0.7, 10), b=(0.6, 10), c=(0.6, 30))], {"a"})
+    assert again["held_out"] == {"rate": pytest.approx(0.6), "comparisons": 10}
+    assert again["own"]["rate"] == pytest.approx((8 + 18 + 6 + 18) / 80)
+    assert "the mean of 2 seeds" in as_text(summary([again, again]))
 
 
 def labeled_run(base_run: Path, make_run: MakeRun, **config: Any) -> Path:
@@ -109,8 +113,17 @@ def test_the_command_finds_the_labeler_who_differs(base_run: Path, make_run: Mak
     assert json.loads((run / "crossvalidation.json").read_text()) == table
     assert (folds[0] / "metrics.jsonl").read_text() == kept
 
+    crossvalidate(run, groups=3, seeds=2)
+    twice = json.loads((run / "crossvalidation.json").read_text())
+    assert [fold["seeds"] for fold in twice["folds"]] == [2, 2, 2]
+    assert (folds[0] / "metrics.jsonl").read_text() == kept
+    again = json.loads((run / "crossvalidation" / "1_of_3_again_1" / "spec.json").read_text())
+    assert again["seed"] == 1
+    with pytest.raises(ContractError, match="1 is the least"):
+        crossvalidate(run, groups=3, seeds=0)
+
     spec = json.loads((run / "spec.json").read_text())
-    (run / "spec.json").write_text(json.dumps({**spec, "seed": 1}))
+    (run / "spec.json").write_text(json.dumps({**spec, "seed": 5}))
     with pytest.raises(ContractError, match=r"of another spec\.json; remove it"):
         crossvalidate(run, groups=3)
 

@@ -27,8 +27,9 @@ from tests.trainer.conftest import (
     texts,
     write_run,
 )
-from trainer.contract import CHECKPOINTS, COMPLETIONS, LOSS, PPO_SCORE
+from trainer.contract import CHECKPOINTS, COMPLETIONS, LOSS, PPO_SCORE, ContractError
 from trainer.ppo import RATIO_TOLERANCE, train_ppo
+from trainer.processes import Processes
 from trainer.reward import train_reward
 from trainer.sample import run_sample
 from trainer.sft import train_sft
@@ -252,3 +253,9 @@ def same_figures(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> No
 def texts_of(run_dir: Path) -> list[str]:
     lines = (run_dir / COMPLETIONS).read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["text"] for line in lines]
+
+
+def test_a_precision_that_needs_scaled_losses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.processes.PRECISIONS", ("bf16",))  # float16 itself needs a GPU
+    with pytest.raises(ContractError, match="mixed precision no: the trainer computes in"):
+        Processes()

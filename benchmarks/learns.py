@@ -187,7 +187,7 @@ def draw(scores: dict[float, list[list[float]]], taxes: dict[float, list[list[fl
         lines(taxes),
         x="episodes",
         y="rise, %",
-        marks={"+5 %": 5.0},
+        marks={"+5 %": 5.0, "−5 %": -5.0},
     )
 
 

@@ -54,7 +54,7 @@ def main() -> None:
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
-        save_models(home)
+        save_models(home, given.size)
         if given.ends:
             let_end(home / "policy", given.ends)
         rng = random.Random(1)

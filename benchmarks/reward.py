@@ -12,7 +12,16 @@ import tempfile
 from itertools import combinations
 from pathlib import Path
 
-from benchmarks.versus import EOS, against, our_command, parser, save_models, words, write_run
+from benchmarks.versus import (
+    EOS,
+    SIZES,
+    against,
+    our_command,
+    parser,
+    save_models,
+    words,
+    write_run,
+)
 from trainer.data import epoch_batches
 
 RATE = 1e-4
@@ -30,7 +39,7 @@ def main() -> None:
         options.error("--batch must divide --rankings: the peer would cut other batches")
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
-        save_models(home)
+        save_models(home, given.size)
         rng = random.Random(1)
         records = [
             {
@@ -66,6 +75,8 @@ def main() -> None:
         (home / "pairs.json").write_text(json.dumps(pairs), encoding="utf-8")
         per_ranking = given.k * (given.k - 1) // 2
         steps = -(-given.rankings // given.batch)
+        branch = given.prompt + given.completion  # its last token looks back on as many
+        pairs = given.prompt**2 // 2 + given.k * given.completion * (given.prompt + branch) // 2
         against(
             "reward",
             given,
@@ -74,6 +85,8 @@ def main() -> None:
                 *(given.peer, "-m", "benchmarks.peers.reward", home / "reward"),
                 *(home / "pairs.json", str(per_ranking), str(given.batch), str(steps), str(RATE)),
             ],
+            flops=(given.rankings - given.batch)
+            * SIZES[given.size].training_flops(given.prompt + given.k * given.completion, 0, pairs),
             k=given.k,
             prompt=given.prompt,
             completion=given.completion,

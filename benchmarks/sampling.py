@@ -2,6 +2,7 @@
 
 generate with num_return_sequences=K encodes the prompt K times; here it passes once and its keys
 and values are shared out. Each way in a process of its own, in turn; no completion ends early.
+--prompts samples several prompts at once, with --k 1 as a rollout of PPO does.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.peers.machine import GPU, peak_mb
 from benchmarks.versus import against, parser, save_models, words
 
 REPEATS = 6
 
 
-def once(way: str, source: str, prompt: str, k: int, tokens: int) -> None:
+def once(way: str, source: str, prompts: Path, k: int, tokens: int) -> None:
     """Sample REPEATS times and print the figures of all but the first."""
     import torch
 
@@ -36,26 +37,32 @@ def once(way: str, source: str, prompt: str, k: int, tokens: int) -> None:
         max_prompt_tokens=2000,
         max_completion_tokens=tokens,
     )
-    ids = encoder.prompts([prompt])
+    ids = encoder.prompts(json.loads(prompts.read_text(encoding="utf-8")))
+    asked = torch.tensor(ids, device=policy.device)
     with torch.no_grad():  # no end-of-text, so that both sample every token
         policy.get_output_embeddings().weight[encoder.eos] = 0
     wall = cpu = 0.0
     if way == "peer":
         policy.set_attn_implementation("sdpa")
         policy.config.use_cache = True
+        if GPU:
+            policy.bfloat16()
     for repeat in range(REPEATS):
         if repeat == 1:
             wall, cpu = time.perf_counter(), time.process_time()
         if way == "ours":
-            uniform = torch.rand(k, tokens, generator=torch.Generator().manual_seed(repeat))
-            made = sample(
-                policy, ids, n=k, uniform=uniform, temperature=1.0, eos=-1, pad=encoder.pad
+            uniform = torch.rand(
+                k * len(ids), tokens, generator=torch.Generator().manual_seed(repeat)
             )
+            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=GPU):
+                made = sample(
+                    policy, ids, n=k, uniform=uniform, temperature=1.0, eos=-1, pad=encoder.pad
+                )
             assert all(len(one.ids) == tokens for one in made)
         else:
             made = policy.generate(  # type: ignore[operator]
-                torch.tensor(ids),
-                attention_mask=torch.ones(1, len(ids[0]), dtype=torch.long),
+                asked,
+                attention_mask=torch.ones_like(asked),
                 do_sample=True,
                 num_return_sequences=k,
                 min_new_tokens=tokens,
@@ -64,11 +71,12 @@ def once(way: str, source: str, prompt: str, k: int, tokens: int) -> None:
                 return_dict_in_generate=True,
                 output_logits=True,  # the logprobs of what was sampled are part of the work
             )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if GPU:
+        torch.cuda.synchronize()
     figures = {
         "seconds": time.perf_counter() - wall,
         "cpu_seconds": time.process_time() - cpu,
-        "peak_mb": peak,
+        "peak_mb": peak_mb(),
         "losses": [],
     }
     print(json.dumps(figures))
@@ -78,6 +86,7 @@ def options() -> argparse.ArgumentParser:
     made = parser(__doc__)
     made.add_argument("--k", type=int, default=9)
     made.add_argument("--prompt", type=int, default=512)
+    made.add_argument("--prompts", type=int, default=1)
     made.add_argument("--tokens", type=int, default=64)
     made.set_defaults(peer=sys.executable)
     for action in made._actions:
@@ -89,9 +98,11 @@ def main() -> None:
     given = options().parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
-        save_models(home)
-        prompt = words(random.Random(1), given.prompt)
-        arguments = [home / "policy", prompt, str(given.k), str(given.tokens)]
+        save_models(home, given.size)
+        rng = random.Random(1)
+        prompts = [words(rng, given.prompt) for _ in range(given.prompts)]
+        (home / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
+        arguments = [home / "policy", home / "prompts.json", str(given.k), str(given.tokens)]
         command = [sys.executable, "-m", "benchmarks.sampling", "--once"]
         against(
             "sampling",
@@ -100,6 +111,7 @@ def main() -> None:
             [*command, "peer", *arguments],
             k=given.k,
             prompt=given.prompt,
+            prompts=given.prompts,
             tokens=given.tokens,
             repeats=REPEATS - 1,
         )
@@ -107,6 +119,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--once"]:
-        once(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]), int(sys.argv[6]))
+        once(sys.argv[2], sys.argv[3], Path(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6]))
     else:
         main()

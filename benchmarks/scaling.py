@@ -235,7 +235,7 @@ def main() -> None:
     print(f"{'':<32}{'size':>8}{'s a step':>10}{'CPU s':>10}{'peak MB':>10}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
-        save_models(home)
+        save_models(home, "4M")
         for series in SERIES:
             sizes = list(series.sizes)
             found = figures_of(series, home, given.steps)

@@ -12,7 +12,16 @@ import random
 import tempfile
 from pathlib import Path
 
-from benchmarks.versus import EOS, against, our_command, parser, save_models, words, write_run
+from benchmarks.versus import (
+    EOS,
+    SIZES,
+    against,
+    our_command,
+    parser,
+    save_models,
+    words,
+    write_run,
+)
 
 RATE = 1e-4
 
@@ -25,14 +34,16 @@ def main() -> None:
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
-        save_models(home)
+        save_models(home, given.size)
         rng = random.Random(1)
         records: list[dict[str, object]] = []
-        tokens = 0
+        tokens = predicted = pairs = 0
         for _ in range(given.batch):
             length = rng.randint(40, 400)
             tokens += length
             prompt = length // 4
+            predicted += length - prompt
+            pairs += length * (length + 1) // 2
             records.append(
                 {
                     "prompt_id": len(records),
@@ -69,6 +80,7 @@ def main() -> None:
                 *(given.peer, "-m", "benchmarks.peers.sft", home / "policy", home / "texts.json"),
                 *(str(given.row), str(rows), str(given.steps), str(RATE)),
             ],
+            flops=(given.steps - 1) * SIZES[given.size].training_flops(tokens, predicted, pairs),
             row=given.row,
             tokens=tokens * (given.steps - 1),
             documents=len(records),

@@ -6,12 +6,12 @@ One JSON line a run. The peak memory is the process's, those of the runs before 
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.peers.machine import peak_mb
 from trainer.__main__ import main
 from trainer.contract import CHECKPOINTS, METRICS, MODEL, RESULT, read_spec
 from trainer.metrics import Metrics
@@ -39,8 +39,7 @@ def timed(run_dir: Path) -> None:
     if status := main([read_spec(run_dir).kind, str(run_dir)]):
         raise SystemExit(status)
     (wall, cpu), (wall_end, cpu_end) = seen[0], seen[-1]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    figures = {"seconds": wall_end - wall, "cpu_seconds": cpu_end - cpu, "peak_mb": peak}
+    figures = {"seconds": wall_end - wall, "cpu_seconds": cpu_end - cpu, "peak_mb": peak_mb()}
     print(json.dumps({**figures, "losses": losses}), flush=True)
 
 

@@ -5,6 +5,9 @@ data, dtype, threads and optimizer. Each prints one JSON line: seconds and CPU s
 of its first step to the end of its last, its peak memory, and its losses. The peer has an
 environment of its own: `python -m venv DIR; DIR/bin/pip install torch==2.13.0 trl==1.16.0` (for PPO
 trl==1.12.0).
+
+With --gpu both run on the first GPU with float32 weights and passes in bfloat16, peak memory is the
+GPU's, and SFT and reward model also print how much of the GPU's measured ceiling they reach.
 """
 
 from __future__ import annotations
@@ -17,12 +20,37 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-VOCABULARY = 4096
+VOCABULARY = 4096  # of the tokenizer
 EOS, PAD = "<|endoftext|>", "<|pad|>"
+
+
+@dataclass(frozen=True)
+class Size:
+    """A GPT-2's: width, layers, heads, rows of the embedding."""
+
+    width: int
+    layers: int
+    heads: int
+    rows: int
+
+    def training_flops(self, tokens: int, predicted: int, pairs: int) -> float:
+        """Of a forward and backward pass over so many tokens, with so many of them predicted and
+        so many pairs of a token and one that it looks back on.
+        """
+        trunk = 72 * self.layers * self.width**2 * tokens  # 6 for each of 12 d^2 weights a layer
+        return trunk + 6 * self.width * (self.rows * predicted + 2 * self.layers * pairs)
+
+
+SIZES = {
+    "4M": Size(256, 4, 4, VOCABULARY),
+    "124M": Size(768, 12, 12, 50_257),
+    "1B": Size(2048, 20, 16, 50_257),
+}
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -33,6 +61,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--peer", required=True, help="the Python of the peer's environment")
     made.add_argument("--runs", type=int, default=3)
     made.add_argument("--threads", type=int, default=2)
+    made.add_argument("--size", choices=SIZES, default="4M", help="of the models")
+    made.add_argument("--gpu", action="store_true", help="bfloat16 on the first GPU")
     return made
 
 
@@ -41,8 +71,8 @@ def words(rng: random.Random, count: int) -> str:
     return " ".join(f"w{rng.randrange(VOCABULARY - 2)}" for _ in range(count))
 
 
-def save_models(directory: Path) -> None:
-    """directory/policy and directory/reward: a GPT-2 of 4M parameters, width 256, 4 layers."""
+def save_models(directory: Path, size: str) -> None:
+    """directory/policy and directory/reward: a GPT-2 with random weights."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import (
@@ -57,11 +87,11 @@ def save_models(directory: Path) -> None:
     tokens.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token=EOS, pad_token=PAD)
     config = GPT2Config(
-        vocab_size=VOCABULARY,
+        vocab_size=SIZES[size].rows,
         n_positions=2048,
-        n_embd=256,
-        n_layer=4,
-        n_head=4,
+        n_embd=SIZES[size].width,
+        n_layer=SIZES[size].layers,
+        n_head=SIZES[size].heads,
         bos_token_id=0,
         eos_token_id=0,
         pad_token_id=1,
@@ -90,17 +120,20 @@ def write_run(directory: Path, data: dict[str, list[dict[str, Any]]], **spec: An
     (directory / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
 
 
-def measured(command: Sequence[str | Path], threads: int) -> dict[str, Any]:
+def measured(command: Sequence[str | Path], given: argparse.Namespace) -> dict[str, Any]:
     """The JSON line that the command prints last."""
+    where = {"CUDA_VISIBLE_DEVICES": ""}
+    if given.gpu:
+        where = {"BENCHMARK_GPU": "1", "ACCELERATE_MIXED_PRECISION": "bf16"}
     done = subprocess.run(
         [str(part) for part in command],
         cwd=ROOT,
         env={
             **os.environ,
-            "OMP_NUM_THREADS": str(threads),
+            "OMP_NUM_THREADS": str(given.threads),
             "OMP_WAIT_POLICY": "ACTIVE",  # nothing else wants a core: threads may spin
             "HF_HUB_OFFLINE": "1",
-            "CUDA_VISIBLE_DEVICES": "",
+            **where,
             "TRL_EXPERIMENTAL_SILENCE": "1",
         },
         capture_output=True,
@@ -118,13 +151,14 @@ def against(
     given: argparse.Namespace,
     ours: Sequence[str | Path],
     peer: Sequence[str | Path],
+    flops: float | None = None,
     **about: Any,
 ) -> None:
-    """Run both in turn, print a table of medians and one JSON line."""
+    """Run both in turn, print a table of medians and one JSON line; flops are those of ours."""
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
     for _ in range(given.runs):
         for name, command in (("ours", ours), ("peer", peer)):
-            found[name].append(measured(command, given.threads))
+            found[name].append(measured(command, given))
     medians = {
         name: {
             key: statistics.median(run[key] for run in runs)
@@ -152,7 +186,12 @@ def against(
         "peer_peak_mb": medians["peer"]["peak_mb"],
         "runs": given.runs,
         "threads": given.threads,
+        "size": given.size,
     }
+    if given.gpu and flops is not None:
+        ceiling = measured([sys.executable, "-m", "benchmarks.ceiling"], given)["tflops"]
+        line["ceiling_tflops"] = ceiling
+        line["utilisation"] = flops / medians["ours"]["seconds"] / 1e12 / ceiling
     print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in line.items()}))
 
 

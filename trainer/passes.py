@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SCORED_PROMPTS = 32  # in one pass of score_completions
 HELD_LOGITS = 1 << 26  # more are computed in chunks, forward and backward, and never held at once
-CACHED_LOGITS = 1 << 20  # as many stay in a processor's cache; of a summed loss chunks cost nothing
+CHUNK = 512  # tokens: enough for the products, few enough for a processor's cache
 
 
 def hidden_states(
@@ -87,9 +87,12 @@ def token_losses(
             for states, aims in zip(hidden.split(rows), targets.split(rows), strict=True)
         ]
         return torch.cat(parts) if reduction == "none" else torch.stack(parts).sum()
+    # Of a summed loss chunks cost nothing, and on a CPU they save memory's time.
     cached = reduction == "sum" and hidden.device.type == "cpu"
-    chunked = logits > (CACHED_LOGITS if cached else HELD_LOGITS)
-    options = nn.LinearCrossEntropyOptions() if chunked else None
+    options = None
+    if logits > HELD_LOGITS or (cached and len(targets) > CHUNK):
+        rows = max(1, min(CHUNK, HELD_LOGITS // head.out_features))
+        options = nn.LinearCrossEntropyOptions(batch_chunk_size=rows, chunking_method=None)
     return loss(hidden, head.weight, targets, options=options)
 
 

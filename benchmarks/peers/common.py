@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import time
 from typing import Any
 
 from transformers import TrainerCallback
+
+from benchmarks.peers.machine import peak_mb
 
 
 class Steps(TrainerCallback):
@@ -22,8 +23,7 @@ class Steps(TrainerCallback):
 
     def report(self, losses: list[float]) -> None:
         (wall, cpu), (wall_end, cpu_end) = self.seen[0], self.seen[-1]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        figures = {"seconds": wall_end - wall, "cpu_seconds": cpu_end - cpu, "peak_mb": peak}
+        figures = {"seconds": wall_end - wall, "cpu_seconds": cpu_end - cpu, "peak_mb": peak_mb()}
         print(json.dumps({**figures, "losses": losses}))
 
 

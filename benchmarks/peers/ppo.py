@@ -17,6 +17,7 @@ from transformers import (
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 from benchmarks.peers.common import Steps
+from benchmarks.peers.machine import WHERE
 
 
 def main() -> None:
@@ -49,8 +50,7 @@ def main() -> None:
                 stop_token="eos",
                 temperature=1.0,
                 kl_coef=0.02,
-                bf16=False,
-                use_cpu=True,
+                **WHERE,
                 gradient_checkpointing=False,
                 save_strategy="no",
                 report_to=[],

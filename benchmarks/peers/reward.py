@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
 from benchmarks.peers.common import Steps, optimizers
+from benchmarks.peers.machine import WHERE
 
 
 def main() -> None:
@@ -33,8 +34,7 @@ def main() -> None:
                 num_train_epochs=1,
                 max_length=None,
                 gradient_checkpointing=False,
-                bf16=False,
-                use_cpu=True,
+                **WHERE,
                 logging_steps=1,
                 save_strategy="no",
                 report_to=[],

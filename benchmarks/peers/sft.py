@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks.peers.common import Steps, optimizers
+from benchmarks.peers.machine import WHERE
 
 
 def main() -> None:
@@ -37,8 +38,7 @@ def main() -> None:
                 packing_strategy="bfd",
                 completion_only_loss=True,
                 gradient_checkpointing=False,
-                bf16=False,
-                use_cpu=True,
+                **WHERE,
                 logging_steps=1,
                 save_strategy="no",
                 report_to=[],

@@ -203,7 +203,6 @@ def test_losses_in_chunks_equal_losses_at_once(
 
     at_once = found()
     monkeypatch.setattr("trainer.passes.HELD_LOGITS", 1000)
-    monkeypatch.setattr("trainer.passes.CACHED_LOGITS", 1000)
     far = {"float32": (1e-4, 1e-5), "bfloat16": (2e-2, 2e-2)}[precision]
     for chunked, whole in zip(found(), at_once, strict=True):
         torch.testing.assert_close(chunked, whole, rtol=far[0], atol=far[1])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from trainer.data import Encoder
@@ -79,7 +80,8 @@ class LocalEngine:
         uniform: Tensor,
         temperature: float,
     ) -> list[Sampled]:
-        with self.processes.gathered(self.passes):
+        # With gradients a wrapped model would expect a backward pass after this one.
+        with torch.no_grad(), self.processes.gathered(self.passes):
             sampled: list[Sampled] = self.passes(
                 sample,
                 prompts,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SCORED_PROMPTS = 32  # in one pass of score_completions
 HELD_LOGITS = 1 << 26  # more are computed in chunks, forward and backward, and never held at once
-CHUNK = 512  # tokens: enough for the products, few enough for a processor's cache
+CHUNK = 512  # tokens: enough for the products, and few where chunks are to spare memory
 
 
 def hidden_states(

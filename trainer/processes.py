@@ -202,8 +202,8 @@ class Processes:
             for rank in range(self.count)
         ]
         own = plans[self.rank]
-        # Without sharding only the last pass waits for the others, and each needs to have one.
-        number = max(map(len, plans)) if self.sharded else max(1, len(own))
+        # As many in every process: where models take turns, what they send each other does too.
+        number = max(map(len, plans))
         for i in range(number):
             if i < len(own):
                 yield own[i], 1.0, i + 1 == number

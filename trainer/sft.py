@@ -64,7 +64,7 @@ def set_residual_dropout(model: PreTrainedModel, probability: float) -> bool:
             module.p = probability if residual else 0.0
             found = found or residual
         for number in ("dropout", "attention_dropout"):
-            if isinstance(getattr(module, number, None), float):
+            if type(getattr(module, number, None)) in (float, int):
                 residual = number == "dropout" and type(module).__name__.endswith("Layer")
                 setattr(module, number, probability if residual else 0.0)
                 found = found or residual

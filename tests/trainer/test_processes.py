@@ -172,6 +172,40 @@ def test_two_processes_do_what_one_does(one: dict[str, Path], make: Callable[...
             same_weights(one[kind], two[kind])
 
 
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_processes_with_unlike_shares_take_turns(
+    make: Callable[..., Path], minibatches: int
+) -> None:
+    """One has the long prompts and so more passes than the other."""
+    prompts = [
+        "Name a cat.",
+        "Name a cat, or a dog, or a red bird, or what else there is, and why.",
+    ]
+    runs = []
+    for count in (1, 2):
+        run = make(
+            "ppo",
+            episodes=4 * 8,
+            batch_episodes=8,
+            minibatches=minibatches,
+            ptx_coefficient=0.0,
+            max_completion_tokens=4,
+            pass_tokens=60,
+        )
+        records = [
+            {"prompt_id": i, "prompt": prompts[i % 2], "split": "train"} for i in range(2 * 8)
+        ]
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (run / "data" / "prompts.jsonl").write_text(lines)
+        if count == 1:
+            train_ppo(run)
+        else:
+            launch([run], *TWO, processes=2)
+        runs.append(run)
+    same_figures(*map(metric_lines, runs))
+    same_weights(*runs)
+
+
 def test_two_sharded_processes_do_what_one_does_and_resume(
     one: dict[str, Path], make: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -256,6 +290,6 @@ def texts_of(run_dir: Path) -> list[str]:
 
 
 def test_a_precision_that_needs_scaled_losses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.processes.PRECISIONS", ("bf16",))  # float16 itself needs a GPU
+    monkeypatch.setattr("trainer.processes.PRECISIONS", ("bf16",))
     with pytest.raises(ContractError, match="mixed precision no: the trainer computes in"):
         Processes()

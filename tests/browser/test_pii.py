@@ -64,9 +64,11 @@ def test_the_queue_by_keyboard(page: Page, live_url: str, live_engine: Engine) -
     expect(page.locator("article").first).to_be_focused()  # the keys go on from here
     keys.press("r")
     expect(page.get_by_role("status")).to_contain_text("was redacted")
+    expect(page.locator("article").first).to_be_focused()
     keys.press("c")
     expect(page.get_by_role("status")).to_contain_text("was cleared")
     assert states(live_engine) == ["redacted", "dropped", "cleared"]
+    page.wait_for_load_state()  # the keys are there
     expect(page.get_by_role("heading", name="No prompt is held")).to_be_visible()
     keys.press("z")
     expect(page.locator("mark")).to_have_count(1)

@@ -47,7 +47,7 @@ def ensemble_run(base_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         kind="reward",
         models={"init": str(base_run / "model")},
         data={"rankings": rankings(4), "demonstrations": demonstrations()},
-        config={"learning_rate": 3e-3, "epochs": 3, "members": 3},
+        config={"learning_rate": 3e-3, "epochs": 6, "members": 3},
     )
     train_reward(run)
     return run

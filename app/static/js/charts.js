@@ -1,4 +1,5 @@
-// Line charts of a run's metrics, one a figure; they grow while the run goes on.
+// Line charts of a run's metrics, one a figure that was measured more than once; they grow while
+// the run goes on.
 
 const POLL_MS = 3000;
 const holder = document.querySelector("[data-charts]");
@@ -14,6 +15,12 @@ function axis() {
   return { stroke: css("--muted"), grid: { stroke: css("--line") }, ticks: { stroke: css("--line") } };
 }
 
+// A learning rate of 5e-6 is no 0.
+const tick = (value) => {
+  const small = value !== 0 && Math.abs(value) < 1e-3;
+  return small ? Number(value.toPrecision(2)).toExponential() : value.toLocaleString("en").replaceAll(",", "\u202f");
+};
+
 function makeChart(name, data) {
   const figure = document.createElement("figure");
   figure.className = "chart";
@@ -28,7 +35,7 @@ function makeChart(name, data) {
     scales: { x: { time: false } },
     legend: { show: false },
     cursor: { y: false },
-    axes: [axis(), { ...axis(), size: 56 }],
+    axes: [axis(), { ...axis(), size: 64, values: (_, ticks) => ticks.map(tick) }],
     series: [
       { label: "step" },
       { label: name, stroke: css("--accent"), width: 1.75, spanGaps: true, points: { show: data[0].length < 3 } },
@@ -55,7 +62,7 @@ function draw(phases) {
       const name = Object.keys(phases).length > 1 ? `${phase}: ${key}` : key;
       const known = charts.get(name);
       if (known) known.setData([step, points]);
-      else {
+      else if (points.filter((point) => point !== null).length > 1) {
         if (!charts.size) holder.replaceChildren();
         charts.set(name, makeChart(name, [step, points]));
       }

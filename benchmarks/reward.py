@@ -76,7 +76,7 @@ def main() -> None:
         per_ranking = given.k * (given.k - 1) // 2
         steps = -(-given.rankings // given.batch)
         branch = given.prompt + given.completion  # its last token looks back on as many
-        pairs = given.prompt**2 // 2 + given.k * given.completion * (given.prompt + branch) // 2
+        seen = given.prompt**2 // 2 + given.k * given.completion * (given.prompt + branch) // 2
         against(
             "reward",
             given,
@@ -86,7 +86,7 @@ def main() -> None:
                 *(home / "pairs.json", str(per_ranking), str(given.batch), str(steps), str(RATE)),
             ],
             flops=(given.rankings - given.batch)
-            * SIZES[given.size].training_flops(given.prompt + given.k * given.completion, 0, pairs),
+            * SIZES[given.size].training_flops(given.prompt + given.k * given.completion, 0, seen),
             k=given.k,
             prompt=given.prompt,
             completion=given.completion,

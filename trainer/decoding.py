@@ -41,10 +41,7 @@ class Decoding:
         self._place_rows(torch.tensor(prompt_of))
         if list(prompt_of) == list(range(len(self._inside))):
             self._first = self._inside.shape[1]
-            self._own = {
-                layer: tuple(F.pad(x, (0, 0, 0, ROOM)) for x in prompts)  # type: ignore[misc]
-                for layer, prompts in self._prompts.items()
-            }
+            self._own = {layer: _with_room(kept, ROOM) for layer, kept in self._prompts.items()}
             self._prompts = {}
 
     def advance(self) -> None:
@@ -95,8 +92,7 @@ class Decoding:
             self._own[layer] = (key[:, :, :0], value[:, :, :0])
         at = self._first + self._step
         if self._own[layer][0].shape[2] == at:
-            room = max(ROOM, self._step)
-            self._own[layer] = tuple(F.pad(x, (0, 0, 0, room)) for x in self._own[layer])  # type: ignore[assignment]
+            self._own[layer] = _with_room(self._own[layer], max(ROOM, self._step))
         for kept, new in zip(self._own[layer], (key, value), strict=True):
             kept[:, :, at] = new[:, :, 0]
         return key, value
@@ -143,3 +139,9 @@ class Decoding:
         output = by_row(by_prompt(weights[..., :width]) @ prompt_values)
         output = output + weights[..., width:] @ values
         return output.reshape(rows, 1, heads, depth)
+
+
+def _with_room(kept: tuple[Tensor, Tensor], tokens: int) -> tuple[Tensor, Tensor]:
+    """Keys and values (R, H, n, D) with room for so many more tokens."""
+    keys, values = kept
+    return F.pad(keys, (0, 0, 0, tokens)), F.pad(values, (0, 0, 0, tokens))

@@ -18,7 +18,8 @@ function axis() {
 // A learning rate of 5e-6 is no 0.
 const tick = (value) => {
   const small = value !== 0 && Math.abs(value) < 1e-3;
-  return small ? Number(value.toPrecision(2)).toExponential() : value.toLocaleString("en").replaceAll(",", "\u202f");
+  if (small) return Number(value.toPrecision(2)).toExponential();
+  return value.toLocaleString("en", { maximumSignificantDigits: 6 }).replaceAll(",", "\u202f");
 };
 
 function makeChart(name, data) {

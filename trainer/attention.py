@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from trainer.decoding import Decoding
 from trainer.packing import Block
+from trainer.products import rounded
 
 ATTENTION = "plumbline"  # its name among the attention functions of transformers
 MANY = 0.75  # of a row's places: where more are wanted the last layer computes all
@@ -202,6 +204,10 @@ def wanted_of(
     blocks: tuple[Block, ...], places: Sequence[int] | None
 ) -> tuple[Block, ...] | Wanted:
     """What to pass as `blocks`: with places the trim, unless nearly all places are wanted."""
-    if places is None or len(places) > MANY * sum(block.tokens for block in blocks):
+    tokens = sum(block.tokens for block in blocks)
+    if places is None or len(places) > MANY * tokens:
         return blocks
-    return Wanted(blocks, sorted(set(places)))
+    wanted = set(places)
+    spare = (place for place in reversed(range(tokens)) if place not in wanted)
+    wanted.update(islice(spare, rounded(len(wanted)) - len(wanted)))
+    return Wanted(blocks, sorted(wanted))

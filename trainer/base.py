@@ -20,6 +20,7 @@ from trainer.contract import LEARNING_RATE, LOSS, SFT_VALID_LOSS, ContractError,
 from trainer.data import Encoder, endless, load_records, packed_rows
 from trainer.models import PAD, device, use_packed_attention
 from trainer.passes import mean_language_loss
+from trainer.products import use_fast_products
 from trainer.run import Run, cosine, set_learning_rate
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def new_model(config: BaseConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrai
         )
     )
     model = model.to(device())  # type: ignore[arg-type]
+    use_fast_products(model)
     use_packed_attention(model)
     return model
 

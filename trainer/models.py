@@ -19,6 +19,7 @@ from trainer.attention import ATTENTION, Wanted, attention, trim_last_layer, unt
 from trainer.contract import ContractError, RunSpec
 from trainer.metrics import writing
 from trainer.packing import Block, pack
+from trainer.products import use_fast_products
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -108,6 +109,7 @@ def _prepared(model: Any, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel
     model.config.use_cache = False
     prepared: PreTrainedModel = model.to(device()).eval()
     fuse_activations(prepared)
+    use_fast_products(prepared)
     use_packed_attention(prepared)
     return prepared
 

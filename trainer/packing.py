@@ -9,12 +9,13 @@ each a rectangle of sequences of about one length, so that no mask of the whole 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 SLACK = 0.05  # of a block's width may be padding, or SLACK_TOKENS where that is more
 SLACK_TOKENS = 2
@@ -51,6 +52,19 @@ class Packed:
     blocks: tuple[Block, ...]
     prompts: list[int]
     completions: list[int]
+
+    def padded(self, rounded: Callable[[int], int]) -> Packed:
+        """With as many tokens as `rounded` makes of their number, in a block that nobody reads."""
+        tokens = self.tokens.shape[1]
+        more = rounded(tokens) - tokens
+        if not more:
+            return self
+        return replace(
+            self,
+            tokens=F.pad(self.tokens, (0, more)),
+            position_ids=F.pad(self.position_ids, (0, more)),
+            blocks=(*self.blocks, Block(1, more)),
+        )
 
     def to(self, device: torch.device) -> Packed:
         return Packed(

@@ -7,8 +7,7 @@ are computed for the tokens that are predicted, a reward model's score for those
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from trainer.decoding import Decoding
 from trainer.ensemble import mean_and_spread
 from trainer.packing import Packed, Tree, pack
 from trainer.processes import Processes
+from trainer.products import linear, matmul, rounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,7 +41,7 @@ def hidden_states(
     Decoding, if given, keeps the row's keys and values.
     """
     trunk = getattr(model, model.base_model_prefix)
-    packed = packed.to(model.device)
+    packed = packed.padded(rounded).to(model.device)
     output = trunk(
         input_ids=packed.tokens,
         position_ids=packed.position_ids,
@@ -62,9 +62,8 @@ def token_losses(
     *,
     temperature: float = 1.0,
     without: int | None = None,
-    reduction: Literal["none", "sum"] = "none",
 ) -> Tensor:
-    """Negative log-likelihood (n,), nats, of targets (n,) after hidden states (n, D), or its sum.
+    """Negative log-likelihoods (n,), nats, of targets (n,) after hidden states (n, D).
 
     The logits are divided by the temperature; the token `without` is left out of the distribution.
     """
@@ -76,24 +75,73 @@ def token_losses(
         bias = barred if bias is None else bias + barred
     if temperature != 1:
         hidden = hidden / temperature
-    loss = partial(F.linear_cross_entropy, linear_bias=bias, reduction=reduction)
-    logits = len(targets) * head.out_features
-    if torch.is_autocast_enabled(hidden.device.type):  # which torch's chunks know nothing of
-        if logits <= HELD_LOGITS:
-            return loss(hidden, head.weight, targets)
-        rows = max(1, HELD_LOGITS // head.out_features)
-        parts = [
-            checkpoint(loss, states, head.weight, aims, use_reentrant=False)
-            for states, aims in zip(hidden.split(rows), targets.split(rows), strict=True)
+
+    def losses(states: Tensor, aims: Tensor) -> Tensor:
+        padding = rounded(len(aims)) - len(aims)
+        logits = linear(F.pad(states, (0, 0, 0, padding)), head.weight, bias)[: len(aims)]
+        return F.cross_entropy(logits.float(), aims, reduction="none")
+
+    rows = max(1, HELD_LOGITS // head.out_features)
+    if len(targets) <= rows:
+        return losses(hidden, targets)
+    return torch.cat(
+        [
+            checkpoint(losses, *part, use_reentrant=False)
+            for part in zip(hidden.split(rows), targets.split(rows), strict=True)
         ]
-        return torch.cat(parts) if reduction == "none" else torch.stack(parts).sum()
-    # Of a summed loss chunks cost nothing, and on a CPU they save memory's time.
-    cached = reduction == "sum" and hidden.device.type == "cpu"
-    options = None
-    if logits > HELD_LOGITS or (cached and len(targets) > CHUNK):
-        rows = max(1, min(CHUNK, HELD_LOGITS // head.out_features))
-        options = nn.LinearCrossEntropyOptions(batch_chunk_size=rows, chunking_method=None)
-    return loss(hidden, head.weight, targets, options=options)
+    )
+
+
+class _SummedLoss(torch.autograd.Function):
+    """The sum of `token_losses`, whose gradients are computed with it, chunk by chunk.
+
+    So logits are computed once and only a chunk's are held, which on a CPU stays in its cache.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rows: int
+    ) -> Tensor:
+        total = hidden.new_zeros(())
+        of_hidden = []
+        of_weight = weight.new_zeros(weight.shape[::-1])
+        of_bias = None if bias is None else torch.zeros_like(bias)
+        for states, aims in zip(hidden.split(rows), targets.split(rows), strict=True):
+            count = len(aims)
+            padding = rows - count
+            states, aims = F.pad(states, (0, 0, 0, padding)), F.pad(aims, (0, padding))[:, None]
+            logits = linear(states, weight, bias).float()
+            largest, wanted = logits.amax(-1, keepdim=True), logits.gather(1, aims)
+            chances = logits.softmax(-1)
+            # The largest logit's chance is e^0 over the sum of all e^(logit - largest).
+            losses = largest - chances.amax(-1, keepdim=True).log() - wanted
+            total += losses[:count].sum()
+            gradient = chances.scatter_add_(1, aims, chances.new_full(aims.shape, -1))
+            gradient[count:] = 0
+            of_hidden.append(matmul(gradient, weight)[:count])
+            of_weight += matmul(states.t(), gradient)
+            if of_bias is not None:
+                of_bias += gradient.sum(0)
+        ctx.save_for_backward(torch.cat(of_hidden).to(hidden.dtype), of_weight.t(), of_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        own = (None if of is None else of * gradient for of in ctx.saved_tensors)
+        return (*own, None, None)
+
+
+def summed_loss(policy: PreTrainedModel, hidden: Tensor, targets: Tensor) -> Tensor:
+    """The sum of `token_losses`, nats, of which no more than a chunk's logits are ever held."""
+    head = policy.get_output_embeddings()
+    rows = CHUNK if hidden.device.type == "cpu" else max(1, HELD_LOGITS // head.out_features)
+    chunks = -(-len(targets) // rows)
+    rows = rounded(-(-len(targets) // chunks))
+    if torch.is_grad_enabled():
+        total: Tensor = _SummedLoss.apply(hidden, head.weight, head.bias, targets, rows)  # type: ignore[no-untyped-call]
+        return total
+    parts = zip(hidden.split(rows), targets.split(rows), strict=True)
+    return torch.stack([token_losses(policy, *part).sum() for part in parts]).sum()
 
 
 def language_loss(
@@ -114,7 +162,7 @@ def language_loss(
         targets += document[start:]
     hidden = hidden_states(policy, packed, before)
     aims = torch.tensor(targets, device=hidden.device)
-    return token_losses(policy, hidden, aims, reduction="sum")
+    return summed_loss(policy, hidden, aims)
 
 
 def mean_language_loss(

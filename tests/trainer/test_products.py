@@ -1,0 +1,134 @@
+"""Products by oneDNN against torch's own."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.trainer.test_packing import TINY, ids, tiny
+from trainer import products
+from trainer.models import use_packed_attention
+from trainer.passes import language_loss
+from trainer.products import linear, rounded, use_fast_products
+
+
+@pytest.fixture
+def by_onednn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Whatever its size a product goes to oneDNN. Returns the shapes (n, k, m) of what did."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(products, "SMALL", 0)
+    made: list[tuple[int, ...]] = []
+    product = products.product
+
+    def noted(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+        made.append((a.numel() // a.shape[-1], *b.shape))
+        return product(a, b, bias)
+
+    monkeypatch.setattr(products, "product", noted)
+    return made
+
+
+@pytest.mark.parametrize("shape", [(7, 24), (3, 5, 24), (1, 300, 24)])
+@pytest.mark.parametrize("outputs", [1, 20, 96])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("transposed", [False, True], ids=["linear", "conv1d"])
+def test_a_linear_map_and_its_gradients(
+    shape: tuple[int, ...],
+    outputs: int,
+    biased: bool,
+    transposed: bool,
+    by_onednn: list[tuple[int, ...]],
+) -> None:
+    torch.manual_seed(1)
+    x = torch.randn(shape, requires_grad=True)
+    kept = torch.randn((24, outputs) if transposed else (outputs, 24), requires_grad=True)
+    bias = torch.randn(outputs, requires_grad=True) if biased else None
+    inputs = [x, kept] if bias is None else [x, kept, bias]
+    upstream = torch.randn(*shape[:-1], outputs)
+
+    def made(by: Any) -> list[Tensor]:
+        output = by(x, kept.t() if transposed else kept, bias)
+        return [output, *torch.autograd.grad((output * upstream).sum(), inputs)]
+
+    expected = made(F.linear)
+    assert not by_onednn
+    for found, wanted in zip(made(linear), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert len(by_onednn) == 3  # the output and two gradients
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x, kept.t() if transposed else kept, bias), expected[0])
+
+
+def test_only_the_gradients_that_are_wanted(by_onednn: list[tuple[int, ...]]) -> None:
+    x, weight = torch.randn(6, 8), torch.randn(5, 8, requires_grad=True)
+    linear(x, weight).sum().backward()
+    torch.testing.assert_close(weight.grad, x.sum(0).expand(5, 8), rtol=1e-4, atol=1e-5)
+    assert len(by_onednn) == 2  # none for x
+
+
+def test_what_is_not_for_onednn_goes_to_torch(by_onednn: list[tuple[int, ...]]) -> None:
+    weight = torch.randn(5, 8, requires_grad=True)
+    assert linear(torch.randn(0, 8), weight).shape == (0, 5)
+    assert linear(torch.randn(8), weight).shape == (5,)
+    assert linear(torch.randn(3, 8).double(), weight.double()).dtype == torch.float64
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert linear(torch.randn(3, 8), weight).dtype == torch.bfloat16
+    assert not by_onednn
+
+
+def test_small_products_stay_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "product", lambda *_: pytest.fail("by oneDNN"))
+    x, weight = torch.randn(64, 128), torch.randn(128, 128)
+    torch.testing.assert_close(linear(x, weight), x @ weight.t())
+
+
+@pytest.mark.parametrize("architecture", TINY)
+def test_every_architecture_learns_the_same(
+    architecture: str, by_onednn: list[tuple[int, ...]]
+) -> None:
+    rng = random.Random(2)
+    documents = [ids(rng, rng.randint(2, 40)) for _ in range(9)]
+    losses: list[Tensor] = []
+    gradients: list[dict[str, Tensor]] = []
+    for fast in (False, True):
+        model = tiny(architecture, "policy")
+        use_packed_attention(model)
+        by_onednn.clear()
+        if fast:
+            use_fast_products(model)
+        loss = language_loss(model, documents)
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert len(by_onednn) > 12 * 2  # forward and two gradients of four maps a layer, and the head
+    torch.testing.assert_close(*losses)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_rounded_numbers_are_few_and_near() -> None:
+    made = [rounded(n) for n in range(1, 16_385)]
+    assert all(n <= m <= max(n, 17 / 16 * n + 1) for n, m in enumerate(made, 1))
+    assert made == [rounded(m) for m in made]
+    assert len(set(made)) == 32 + 9 * 16
+
+
+def test_batches_of_many_lengths_need_few_kernels(by_onednn: list[tuple[int, ...]]) -> None:
+    """Kernels are kept for every shape: a long run must come to an end of new ones."""
+    model = tiny("gpt2", "policy")
+    use_packed_attention(model)
+    use_fast_products(model)
+    rng = random.Random(2)
+    for _ in range(60):
+        documents = [ids(rng, rng.randint(9, 40)) for _ in range(20)]
+        first = [rng.randint(2, len(document) - 1) for document in documents]
+        language_loss(model, documents, first).backward()
+    rows = {max(n, k) for n, k, _ in by_onednn}  # k is the number of rows in a weight's gradient
+    assert len({n for n, _, _ in by_onednn}) > 2
+    assert len(rows) <= 40, sorted(rows)

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.train
 CONFIG: dict[str, Any] = {
     "epochs": 5,
     "batch_size": 3,
-    "learning_rate": 3e-3,
+    "learning_rate": 6e-3,  # so high that the score falls again
     "max_completion_tokens": 16,
     "max_prompt_tokens": 40,
     "pretraining_fraction": 0.1,

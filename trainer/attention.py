@@ -201,7 +201,7 @@ def _forward(whole: Any, hidden: Tensor, *args: Any, **options: Any) -> Any:
 
 
 def wanted_of(
-    blocks: tuple[Block, ...], places: Sequence[int] | None
+    blocks: tuple[Block, ...], places: Sequence[int] | None, device: torch.device
 ) -> tuple[Block, ...] | Wanted:
     """What to pass as `blocks`: with places the trim, unless nearly all places are wanted."""
     tokens = sum(block.tokens for block in blocks)
@@ -209,5 +209,5 @@ def wanted_of(
         return blocks
     wanted = set(places)
     spare = (place for place in reversed(range(tokens)) if place not in wanted)
-    wanted.update(islice(spare, rounded(len(wanted)) - len(wanted)))
+    wanted.update(islice(spare, rounded(len(wanted), device) - len(wanted)))
     return Wanted(blocks, sorted(wanted))

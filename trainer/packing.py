@@ -9,7 +9,7 @@ each a rectangle of sequences of about one length, so that no mask of the whole 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,10 +53,9 @@ class Packed:
     prompts: list[int]
     completions: list[int]
 
-    def padded(self, rounded: Callable[[int], int]) -> Packed:
-        """With as many tokens as `rounded` makes of their number, in a block that nobody reads."""
-        tokens = self.tokens.shape[1]
-        more = rounded(tokens) - tokens
+    def padded(self, tokens: int) -> Packed:
+        """With so many tokens, what is more than its own in a block that nobody reads."""
+        more = tokens - self.tokens.shape[1]
         if not more:
             return self
         return replace(

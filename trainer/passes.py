@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -41,11 +42,11 @@ def hidden_states(
     Decoding, if given, keeps the row's keys and values.
     """
     trunk = getattr(model, model.base_model_prefix)
-    packed = packed.padded(rounded).to(model.device)
+    packed = packed.padded(rounded(packed.tokens.shape[1], model.device)).to(model.device)
     output = trunk(
         input_ids=packed.tokens,
         position_ids=packed.position_ids,
-        blocks=wanted_of(packed.blocks, places),
+        blocks=wanted_of(packed.blocks, places, model.device),
         past_key_values=decoding,
         use_cache=decoding is not None,
     )
@@ -77,7 +78,7 @@ def token_losses(
         hidden = hidden / temperature
 
     def losses(states: Tensor, aims: Tensor) -> Tensor:
-        padding = rounded(len(aims)) - len(aims)
+        padding = rounded(len(aims), hidden.device) - len(aims)
         logits = linear(F.pad(states, (0, 0, 0, padding)), head.weight, bias)[: len(aims)]
         return F.cross_entropy(logits.float(), aims, reduction="none")
 
@@ -114,7 +115,7 @@ class _SummedLoss(torch.autograd.Function):
             largest, wanted = logits.amax(-1, keepdim=True), logits.gather(1, aims)
             chances = logits.softmax(-1)
             # The largest logit's chance is e^0 over the sum of all e^(logit - largest).
-            losses = largest - chances.amax(-1, keepdim=True).log() - wanted
+            losses = (largest - wanted) - chances.amax(-1, keepdim=True).log()
             total += losses[:count].sum()
             gradient = chances.scatter_add_(1, aims, chances.new_full(aims.shape, -1))
             gradient[count:] = 0
@@ -126,6 +127,7 @@ class _SummedLoss(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         own = (None if of is None else of * gradient for of in ctx.saved_tensors)
         return (*own, None, None)
@@ -134,9 +136,11 @@ class _SummedLoss(torch.autograd.Function):
 def summed_loss(policy: PreTrainedModel, hidden: Tensor, targets: Tensor) -> Tensor:
     """The sum of `token_losses`, nats, of which no more than a chunk's logits are ever held."""
     head = policy.get_output_embeddings()
-    rows = CHUNK if hidden.device.type == "cpu" else max(1, HELD_LOGITS // head.out_features)
-    chunks = -(-len(targets) // rows)
-    rows = rounded(-(-len(targets) // chunks))
+    most = max(1, HELD_LOGITS // head.out_features)
+    if hidden.device.type == "cpu":
+        most = min(CHUNK, most)
+    chunks = max(1, -(-len(targets) // most))
+    rows = rounded(-(-len(targets) // chunks), hidden.device)
     if torch.is_grad_enabled():
         total: Tensor = _SummedLoss.apply(hidden, head.weight, head.bias, targets, rows)  # type: ignore[no-untyped-call]
         return total

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SMALL = 1 << 20  # multiplications: up to here MKL has done before oneDNN has begun
+NARROW = 16  # columns: fewer, as a reward model's one, are not worth a kernel
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -72,17 +73,20 @@ def applies(x: Tensor, columns: int) -> bool:
         and x.ndim > 1
         and x.dtype == torch.float32
         and x.numel() * columns > SMALL
+        and columns >= NARROW
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
     )
 
 
-def rounded(rows: int) -> int:
-    """The next of few numbers: 1 to 32, and from there on sixteen from a power of two to the next.
+def rounded(rows: int, device: torch.device) -> int:
+    """On a CPU the next of few numbers: up to 32 all, from there sixteen from 2^n to 2^(n + 1).
 
     oneDNN writes a kernel for every number of rows, in a millisecond, and keeps it. A trainer whose
     every batch has another number would go on writing, and its memory would go on growing.
     """
+    if device.type != "cpu":
+        return rows
     step = 1 << max(0, rows.bit_length() - 5)
     return -(-rows // step) * step
 

@@ -15,6 +15,7 @@ from trainer.ensemble import mean_and_spread
 from trainer.models import device
 from trainer.packing import Packed, pack
 from trainer.passes import hidden_states, scores_at, token_losses
+from trainer.products import rounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -155,8 +156,9 @@ def sample(
         left = int(going.sum())
         if left == 0 or t + 1 == max_tokens:
             break
-        if 4 * left <= 3 * len(live):
-            keep = going.nonzero()[:, 0]
+        staying = rounded(left, live.device)  # some that have finished, for a number seen before
+        if 4 * staying <= 3 * len(live):
+            keep = going.byte().argsort(descending=True, stable=True)[:staying].sort().values
             live, first, chosen, going = live[keep], first[keep], chosen[keep], going[keep]
             decoding.select(keep)
         decoding.advance()

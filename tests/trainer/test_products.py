@@ -13,8 +13,10 @@ from torch.nn import functional as F
 from tests.trainer.test_packing import TINY, ids, tiny
 from trainer import products
 from trainer.models import use_packed_attention
-from trainer.passes import language_loss
+from trainer.packing import pack
+from trainer.passes import hidden_states, language_loss, scores_at, token_losses, tree_scores
 from trainer.products import linear, rounded, use_fast_products
+from trainer.rollout import sample
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def by_onednn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("shape", [(7, 24), (3, 5, 24), (1, 300, 24)])
-@pytest.mark.parametrize("outputs", [1, 20, 96])
+@pytest.mark.parametrize("outputs", [16, 20, 96])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("transposed", [False, True], ids=["linear", "conv1d"])
 def test_a_linear_map_and_its_gradients(
@@ -66,16 +68,17 @@ def test_a_linear_map_and_its_gradients(
 
 
 def test_only_the_gradients_that_are_wanted(by_onednn: list[tuple[int, ...]]) -> None:
-    x, weight = torch.randn(6, 8), torch.randn(5, 8, requires_grad=True)
+    x, weight = torch.randn(6, 8), torch.randn(20, 8, requires_grad=True)
     linear(x, weight).sum().backward()
-    torch.testing.assert_close(weight.grad, x.sum(0).expand(5, 8), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(weight.grad, x.sum(0).expand(20, 8), rtol=1e-4, atol=1e-5)
     assert len(by_onednn) == 2  # none for x
 
 
 def test_what_is_not_for_onednn_goes_to_torch(by_onednn: list[tuple[int, ...]]) -> None:
-    weight = torch.randn(5, 8, requires_grad=True)
-    assert linear(torch.randn(0, 8), weight).shape == (0, 5)
-    assert linear(torch.randn(8), weight).shape == (5,)
+    weight = torch.randn(20, 8, requires_grad=True)
+    assert linear(torch.randn(0, 8), weight).shape == (0, 20)
+    assert linear(torch.randn(8), weight).shape == (20,)
+    assert linear(torch.randn(3, 8), weight[:1]).shape == (3, 1)
     assert linear(torch.randn(3, 8).double(), weight.double()).dtype == torch.float64
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(torch.randn(3, 8), weight).dtype == torch.bfloat16
@@ -113,22 +116,49 @@ def test_every_architecture_learns_the_same(
 
 
 def test_rounded_numbers_are_few_and_near() -> None:
-    made = [rounded(n) for n in range(1, 16_385)]
+    cpu = torch.device("cpu")
+    made = [rounded(n, cpu) for n in range(1, 16_385)]
     assert all(n <= m <= max(n, 17 / 16 * n + 1) for n, m in enumerate(made, 1))
-    assert made == [rounded(m) for m in made]
+    assert made == [rounded(m, cpu) for m in made]
     assert len(set(made)) == 32 + 9 * 16
+    assert rounded(1001, torch.device("cuda")) == 1001  # nothing is kept there
 
 
 def test_batches_of_many_lengths_need_few_kernels(by_onednn: list[tuple[int, ...]]) -> None:
     """Kernels are kept for every shape: a long run must come to an end of new ones."""
-    model = tiny("gpt2", "policy")
-    use_packed_attention(model)
-    use_fast_products(model)
+    policy, reward = tiny("gpt2", "policy"), tiny("gpt2", "reward")
+    for model in (policy, reward):
+        use_packed_attention(model)
+        use_fast_products(model)
     rng = random.Random(2)
     for _ in range(60):
         documents = [ids(rng, rng.randint(9, 40)) for _ in range(20)]
         first = [rng.randint(2, len(document) - 1) for document in documents]
-        language_loss(model, documents, first).backward()
-    rows = {max(n, k) for n, k, _ in by_onednn}  # k is the number of rows in a weight's gradient
+        language_loss(policy, documents, first).backward()
+        rows = [(d[:n], [d[n:]]) for d, n in zip(documents, first, strict=True)]
+        tree_scores(reward, rows).sum().backward()
+        packed = pack([(document, ()) for document in documents])
+        before = [p + i for p, n in zip(packed.prompts, first, strict=True) for i in range(n)]
+        values = scores_at(reward, packed, before)
+        losses = token_losses(
+            policy,
+            hidden_states(policy, packed, before),
+            torch.ones(len(before), dtype=torch.int64),
+        )
+        (values.sum() + losses.sum()).backward()
+    # k is the number of rows in a weight's gradient
     assert len({n for n, _, _ in by_onednn}) > 2
-    assert len(rows) <= 40, sorted(rows)
+    assert len({max(n, k) for n, k, _ in by_onednn}) <= 50
+
+
+def test_rows_that_are_sampled_need_few_kernels(by_onednn: list[tuple[int, ...]]) -> None:
+    policy = tiny("gpt2", "policy")
+    use_packed_attention(policy)
+    use_fast_products(policy)
+    uniform = torch.rand(290, 150, generator=torch.Generator().manual_seed(4))
+    sampled = sample(policy, [[2, 3]] * 290, uniform=uniform, temperature=1.0, eos=0, pad=1)
+    assert len({len(s.ids) for s in sampled}) > 20  # so the batch had many sizes
+    cpu = torch.device("cpu")
+    rows = {n for n, _, _ in by_onednn if n < 290}
+    assert len(rows) > 1
+    assert rows == {rounded(n, cpu) for n in rows}

@@ -1,8 +1,8 @@
 """Matrix products on a CPU, by oneDNN: torch has it, and in float32 multiplies by MKL all the same.
 
 MKL leaves the wide vectors of processors of another make than its own unused; oneDNN writes its
-kernels for whatever processor it finds. On an AMD EPYC with AVX-512 it is twice as fast, forward
-and backward, few rows or many (benchmarks/RESULTS.md).
+kernels for whatever processor it finds. On an AMD EPYC with AVX-512 it is up to twice as fast,
+forward and backward (python -m benchmarks.products).
 """
 
 from __future__ import annotations

@@ -166,12 +166,13 @@ def import_file(
         named=column,
         created_by=given.token.user,
     )
-    return ImportOut.of(upload)
+    return ImportOut.of(upload, uploads.undone_at(session, upload))
 
 
 @router.get("/studies/{slug}/imports/{import_id}", summary="An import: how far it is, its report")
 def show_import(session: DbSession, given: Readable, import_id: Id) -> ImportOut:
-    return ImportOut.of(uploads.find_upload(session, given.study, import_id))
+    upload = uploads.find_upload(session, given.study, import_id)
+    return ImportOut.of(upload, uploads.undone_at(session, upload))
 
 
 @router.delete(

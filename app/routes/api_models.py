@@ -59,9 +59,10 @@ class ImportOut(BaseModel):
     report: dict[str, Any] | None = Field(description="All counts, once it is imported.")
     problems: list[str] = Field(description="Why it was refused, by line. Nothing is stored then.")
     more_problems: int
+    undone_at: datetime | None = Field(description="When what it brought was deleted again.")
 
     @classmethod
-    def of(cls, upload: Upload) -> ImportOut:
+    def of(cls, upload: Upload, undone_at: datetime | None) -> ImportOut:
         result = upload.result or {}
         return cls(
             id=upload.id,
@@ -75,6 +76,7 @@ class ImportOut(BaseModel):
             report=result.get("report"),
             problems=result.get("problems", []),
             more_problems=result.get("more", 0),
+            undone_at=undone_at,
         )
 
 

@@ -309,7 +309,9 @@ def test_an_import_is_taken_back(client: TestClient, db: Session, token: Any) ->
     sent = client.post(f"{HERE}/imports/prompts", headers=writes, content=b'{"prompt": "2?"}')
     background.import_upload(sent.json()["id"])
     here = f"{HERE}/imports/{sent.json()['id']}"
+    assert client.get(here, headers=writes).json()["undone_at"] is None
     assert client.delete(here, headers=writes).status_code == 204
+    assert client.get(here, headers=writes).json()["undone_at"]
     assert db.scalars(select(Prompt.text)).all() == ["1?"]
     assert client.delete(here, headers=writes).status_code == 409  # it was undone
 

@@ -143,7 +143,8 @@ def test_write_plain_and_user_based_prompts_by_keyboard(
     keys.type(" Then another.")
     keys.press("Control+Enter")
     expect(page.get_by_text("1 today")).to_be_visible()
-    expect(prompt).to_have_value("")  # the next one, on the same page
+    expect(prompt).to_have_value("")  # the next one
+    expect(prompt).to_be_focused()
     keys.type("Name a fish.")
     keys.press("Control+Enter")
     expect(page.get_by_role("heading", name="No work right now")).to_be_visible()

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import exists, func, select
+from sqlalchemy.orm import Session, aliased
 
 from app.errors import Invalid, NotFound
 from app.models import (
@@ -19,6 +19,7 @@ from app.models import (
     Prompt,
     Round,
     Run,
+    RunInput,
     RunKindName,
     Snapshot,
     Split,
@@ -94,11 +95,11 @@ class PolicySummary:
     description: str
     completions: int
     prompts: int
-    last: Run | None  # the last run that sampled it
+    last: Run | None  # the last run that samples it, waiting or over
 
 
 def own_policies(session: Session, study: Study) -> list[PolicySummary]:
-    """The study's policies of its checkpoints, newest first, in two queries."""
+    """The study's policies of its checkpoints, newest first, in three queries."""
     rows = session.execute(
         select(
             Policy,
@@ -111,18 +112,43 @@ def own_policies(session: Session, study: Study) -> list[PolicySummary]:
         .group_by(Policy.id)
         .order_by(Policy.id.desc())
     ).all()
-    found = select(Run).where(Run.id.in_([run_id for *_, run_id in rows if run_id is not None]))
-    last = {run.id: run for run in session.scalars(found)}
+    asked = _asked(session, study)
+    latest = {p.id: max(run_id or 0, asked.get(p.id, 0)) for p, _, _, run_id in rows}
+    found = session.scalars(select(Run).where(Run.id.in_(latest.values())))
+    runs_by_id = {run.id: run for run in found}
     return [
         PolicySummary(
             policy=policy,
             description=description(policy),
             completions=completions,
             prompts=prompts,
-            last=last.get(run_id) if run_id is not None else None,
+            last=runs_by_id.get(latest[policy.id]),
         )
-        for policy, completions, prompts, run_id in rows
+        for policy, completions, prompts, _ in rows
     ]
+
+
+def _asked(session: Session, study: Study) -> dict[int, int]:
+    """The newest run that was asked to sample a policy, done or not, by the policy's id."""
+    chooser = aliased(RunInput)
+    chosen = exists().where(
+        chooser.run_id == RunInput.run_id,
+        chooser.part == "reward",
+        chooser.checkpoint_id == Policy.reward_checkpoint_id,
+    )
+    query = (
+        select(Policy.id, func.max(Run.id))
+        .join(RunInput, RunInput.checkpoint_id == Policy.checkpoint_id)
+        .join(Run, Run.id == RunInput.run_id)
+        .where(
+            Policy.study_id == study.id,
+            Run.kind == RunKindName.sample,
+            RunInput.part == Policy.label,
+            Policy.reward_checkpoint_id.is_(None) | chosen,
+        )
+        .group_by(Policy.id)
+    )
+    return dict(session.execute(query).all())
 
 
 def checkpoints_of(session: Session, study: Study, kind: CheckpointKind) -> Sequence[Checkpoint]:

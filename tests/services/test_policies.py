@@ -18,6 +18,7 @@ from app.models import (
     PolicyKind,
     Pool,
     Purpose,
+    Run,
     Split,
     Study,
 )
@@ -92,6 +93,39 @@ def test_the_best_of_n_needs_a_reward_model(session: Session, checkpoint: MakeCh
                 best_of=2,
             )
         )
+
+
+def test_the_latest_run_is_there_while_it_waits(
+    session: Session, study: Study, checkpoint: MakeCheckpoint
+) -> None:
+    sft, other = checkpoint(), checkpoint()
+    first, second = (checkpoint("rm", CheckpointKind.reward_model) for _ in range(2))
+    make.make_prompt(session, study, split=Split.test)
+
+    def asked(source: Checkpoint, best_of: int = 1, reward: Checkpoint | None = None) -> Run:
+        splits = [Split.test]
+        return policies.sample_policy(
+            session, study, source, splits=splits, best_of=best_of, reward=reward
+        )
+
+    made = [
+        asked(sft),
+        asked(sft, 4, first),
+        asked(sft, 4, second),
+        asked(other),
+        asked(sft, 4, first),
+    ]
+    last = {item.policy.name: item.last for item in policies.own_policies(session, study)}
+    assert last == {
+        f"sft #{sft.id}": made[0],
+        f"best-of-4 of sft #{sft.id} by #{first.id}": made[4],
+        f"best-of-4 of sft #{sft.id} by #{second.id}": made[2],
+        f"sft #{other.id}": made[3],
+    }
+    never = policies.policy_of(session, other, best_of=2, reward=first)
+    summaries = {item.policy.id: item for item in policies.own_policies(session, study)}
+    assert summaries[never.id].last is None
+    assert policies.own_policies(session, make.make_study(session, "Another")) == []
 
 
 def test_a_sampled_policy_is_judged_like_any_other(

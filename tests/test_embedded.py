@@ -16,6 +16,7 @@ import psycopg
 import pytest
 import redis
 
+from app.bundled.postgres import _server_user
 from app.config import Settings
 from app.embedded import embedded_services, reach_services, redis_client_url
 from app.home import AlreadyRunningError, ServiceError, running_instance
@@ -204,15 +205,19 @@ def test_data_of_another_version_is_refused_with_a_way_out(tmp_path: Path) -> No
     assert processes_of(tmp_path / "home") == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become another user")
-def test_root_without_user_namespaces_runs_postgresql_as_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def refuse_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refusing = tmp_path / "bin" / "unshare"
     refusing.parent.mkdir()
     refusing.write_text("#!/bin/sh\nexit 1\n")
     refusing.chmod(0o755)
     monkeypatch.setenv("PATH", str(refusing.parent), prepend=os.pathsep)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become another user")
+def test_root_without_user_namespaces_runs_postgresql_as_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_namespaces(tmp_path, monkeypatch)
     home = tmp_path / "home"
     home.mkdir(mode=0o700)  # which nobody else may enter
     process, database_url, _ = hold(home)
@@ -230,6 +235,21 @@ def test_root_without_user_namespaces_runs_postgresql_as_nobody(
         psycopg.connect(services.urls.database_url) as connection,
     ):
         assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become another user")
+def test_nobody_may_run_what_lies_in_a_folder_of_roots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a checkout in root's home: initdb asks whether it may before it runs the server."""
+    refuse_namespaces(tmp_path, monkeypatch)
+    program = tmp_path / "private" / "program"
+    program.parent.mkdir(mode=0o700)
+    program.touch(mode=0o755)
+    asks = "import os, sys; print(os.geteuid(), os.access(sys.argv[1], os.R_OK | os.X_OK))"
+    command = [*_server_user().prefix, sys.executable, "-c", asks, str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["65534", "True"]
 
 
 def test_with_both_urls_set_nothing_bundled_starts(tmp_path: Path) -> None:

@@ -187,10 +187,12 @@ def _server_user() -> _ServerUser:
     # In its own user namespace the server sees itself as nobody while its files stay root's.
     namespace = f"unshare --user --map-user={NOBODY} --map-group={NOBODY} --"
     # Where that is forbidden (most containers) it becomes nobody, and keeps the right to pass
-    # through root's folders on the way to its data. Changing user clears the death signal.
+    # through root's folders on the way to its data and its programs: without the secure bit not
+    # where it asks whether it may (access), as initdb does. Changing user clears the death signal.
     nobody = (
         f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups "
-        "--inh-caps=-all,+dac_read_search --ambient-caps=-all,+dac_read_search --pdeathsig=INT --"
+        "--inh-caps=-all,+dac_read_search --ambient-caps=-all,+dac_read_search "
+        "--securebits=+no_setuid_fixup --pdeathsig=INT --"
     )
     for words, owner in ((namespace, 0), (nobody, NOBODY)):
         prefix = tuple(words.split())

@@ -35,8 +35,14 @@ PASSWORD = "plumbline"
 _numbers = count(1)
 
 
-def make_study(session: Session, name: str = "A study", *, rehearsal: bool = False) -> Study:
-    return create_study(session, name=name, rehearsal=rehearsal, created_by=None)
+def make_study(
+    session: Session, name: str = "A study", *, slug: str | None = None, rehearsal: bool = False
+) -> Study:
+    """A study whose key is its slug: a prompt lies in the same split in every run of a test."""
+    study = create_study(session, name=name, slug=slug, rehearsal=rehearsal, created_by=None)
+    study.split_key = study.slug
+    session.flush()
+    return study
 
 
 def make_user(

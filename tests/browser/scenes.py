@@ -29,7 +29,6 @@ from app.models import (
 from app.services import assignments, flags, people
 from app.services.few_shot import FewShot, Pair
 from app.services.guidelines import DEFAULT_GUIDELINES
-from app.services.studies import create_study
 from app.services.writing import create_writing_batch
 from tests import factories as make
 
@@ -95,7 +94,7 @@ def keys(*pressed: str) -> Callable[[Page], None]:
 
 
 def new_study(session: Session, slug: str, name: str = "Everyday help") -> Study:
-    return create_study(session, name=name, slug=slug, rehearsal=False, created_by=None)
+    return make.make_study(session, name, slug=slug)
 
 
 def _prompts(session: Session, study: Study) -> list[Prompt]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
@@ -42,6 +43,7 @@ def once(way: str, source: str, prompts: Path, k: int, tokens: int) -> None:
     with torch.no_grad():  # no end-of-text, so that both sample every token
         policy.get_output_embeddings().weight[encoder.eos] = 0
     wall = cpu = 0.0
+    os.environ.setdefault("PLUMBLINE_CUDA_GRAPHS", "yes")
     if way == "peer":
         policy.set_attn_implementation("sdpa")
         policy.config.use_cache = True

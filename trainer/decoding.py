@@ -25,24 +25,30 @@ class Decoding:
     and values are kept. After `begin` each pass holds one token a row.
     """
 
-    def __init__(self, places: Sequence[int], lengths: Sequence[int]) -> None:
+    def __init__(
+        self, places: Sequence[int], lengths: Sequence[int], device: torch.device | str = "cpu"
+    ) -> None:
         width = max(lengths)
         steps = torch.arange(width)
+        self._device = device
         self._inside = steps < torch.tensor(lengths)[:, None]  # (P, width)
-        self._index = torch.tensor(places)[:, None] + steps * self._inside
+        self._index = (torch.tensor(places)[:, None] + steps * self._inside).to(device)
         self._prompts: dict[int, tuple[Tensor, Tensor]] = {}  # layer: (P, H, width, D) each
         self._own: dict[int, tuple[Tensor, Tensor]] = {}  # layer: (R, H, first + room, D) each
+        self._begun = False
         self._first = 0  # how much of it is the prompt's: its width, or 0 where prompts are shared
-        self._step = -1  # the token of the rows that passes; -1 for the prompts
+        self._step = -1  # the token of the rows that passes
+        self._room = ROOM
         self._mask: Tensor | None = None  # 0 inside a prompt and -inf after it; None: no padding
 
     def begin(self, prompt_of: Sequence[int]) -> None:
         """The rows to sample: each one's prompt, those of a prompt side by side."""
-        self._place_rows(torch.tensor(prompt_of))
+        self._begun = True
         if list(prompt_of) == list(range(len(self._inside))):
             self._first = self._inside.shape[1]
-            self._own = {layer: _with_room(kept, ROOM) for layer, kept in self._prompts.items()}
+            self._own = {layer: _with_room(x, self._room) for layer, x in self._prompts.items()}
             self._prompts = {}
+        self._place_rows(torch.tensor(prompt_of))
 
     def advance(self) -> None:
         """The next token of each row is about to pass."""
@@ -67,12 +73,12 @@ class Decoding:
         before = torch.arange(len(prompt_of)) - (counts.cumsum(0) - counts)[prompt_of]
         self._prompt_of = prompt_of
         self._each = int(counts.max())
-        self._slots: Tensor | None = prompt_of * self._each + before
+        self._slots: Tensor | None = (prompt_of * self._each + before).to(self._device)
         if bool((counts == self._each).all()):  # the rows are the slots
             self._slots = None
         self._mask = None
         if not bool(self._inside.all()):
-            self._mask = torch.zeros(self._inside.shape).masked_fill(~self._inside, -torch.inf)
+            self._mask = _barred(~self._inside).to(self._device)
             if self._first:
                 self._mask = F.pad(self._mask, (0, self._step + 1))
 
@@ -82,25 +88,35 @@ class Decoding:
 
     def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Keep keys and values (1, H, N, D) of the prompts' row, or (R, H, 1, D) of new tokens."""
-        if self._step < 0:
-            index = self._index.to(key.device)
+        if not self._begun:
             self._prompts[layer] = tuple(
-                x[0].transpose(0, 1)[index].transpose(1, 2).contiguous() for x in (key, value)
+                x[0].transpose(0, 1)[self._index].transpose(1, 2).contiguous() for x in (key, value)
             )  # type: ignore[assignment]
             return key, value
         if layer not in self._own:
-            self._own[layer] = (key[:, :, :0], value[:, :, :0])
+            self._own[layer] = _with_room((key[:, :, :0], value[:, :, :0]), self._room)
+        self._keep(layer, key, value)
+        return key, value
+
+    def _keep(self, layer: int, key: Tensor, value: Tensor) -> None:
         at = self._first + self._step
         if self._own[layer][0].shape[2] == at:
             self._own[layer] = _with_room(self._own[layer], max(ROOM, self._step))
         for kept, new in zip(self._own[layer], (key, value), strict=True):
             kept[:, :, at] = new[:, :, 0]
-        return key, value
+
+    def _kept(self, layer: int) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+        """((keys, values) (R, H, n, D) of the rows' own buffer, mask (n,) of what is no token yet).
+
+        Where the prompts lie in that buffer, `_mask` is all there is.
+        """
+        keys, values = (x[:, :, : self._first + self._step + 1] for x in self._own[layer])
+        return (keys, values), None
 
     def attend(self, layer: int, query: Tensor, scaling: float | None) -> Tensor:
         """Attention of one token a row: queries (R, heads, 1, D) to outputs (R, 1, heads, D)."""
         rows, heads, _, depth = query.shape
-        keys, values = (x[:, :, : self._first + self._step + 1] for x in self._own[layer])
+        (keys, values), unreached = self._kept(layer)
         if self._first:
             if self._mask is not None:
                 self._mask = self._mask.to(query)
@@ -119,26 +135,72 @@ class Decoding:
         def by_prompt(x: Tensor) -> Tensor:
             """(R, kv_heads, shared, n) to (P, kv_heads, each * shared, n)."""
             if self._slots is not None:
-                slots = self._slots.to(x.device)
                 empty = x.new_zeros(prompts * self._each, *x.shape[1:])
-                x = empty.index_copy(0, slots, x)
+                x = empty.index_copy(0, self._slots, x)
             x = x.unflatten(0, (prompts, self._each)).transpose(1, 2)
             return x.flatten(2, 3)
 
         def by_row(x: Tensor) -> Tensor:
             """And back."""
             x = x.unflatten(2, (self._each, shared)).transpose(1, 2).flatten(0, 1)
-            return x if self._slots is None else x[self._slots.to(x.device)]
+            return x if self._slots is None else x[self._slots]
 
         seen = by_prompt(query) @ prompt_keys.transpose(2, 3)
         if self._mask is not None:
-            self._mask = self._mask.to(seen.device)
             seen = seen + self._mask[:, None, None]
-        weights = torch.cat([by_row(seen), query @ keys.transpose(2, 3)], dim=-1)
+        own = query @ keys.transpose(2, 3)
+        if unreached is not None:
+            own = own + unreached
+        weights = torch.cat([by_row(seen), own], dim=-1)
         weights = weights.softmax(-1, dtype=torch.float32).to(values.dtype)
         output = by_row(by_prompt(weights[..., :width]) @ prompt_values)
         output = output + weights[..., width:] @ values
         return output.reshape(rows, 1, heads, depth)
+
+
+class SteadyDecoding(Decoding):
+    """The same in buffers that have room for all `tokens` from the beginning.
+
+    Where a step writes and what it sees follow from a tensor that it moves on. So each step does
+    the same work in the same memory, and one that was recorded may be replayed (trainer.graphs).
+    """
+
+    def __init__(
+        self,
+        places: Sequence[int],
+        lengths: Sequence[int],
+        device: torch.device | str = "cpu",
+        *,
+        tokens: int,
+    ) -> None:
+        super().__init__(places, lengths, device)
+        self._room = tokens
+        self._at = torch.full((1,), -1, device=device)  # the token of the rows that passes
+        self._tokens = torch.arange(tokens, device=device)
+
+    def advance(self) -> None:
+        self._at += 1
+        self._unreached = _barred(self._tokens > self._at)
+        if self._first:
+            own = self._unreached.expand(len(self._padding), -1)
+            self._mask = torch.cat([self._padding, own], dim=1)
+
+    def _place_rows(self, prompt_of: Tensor) -> None:
+        super()._place_rows(prompt_of)
+        if self._first:
+            self._padding = _barred(~self._inside).to(self._device)
+
+    def _keep(self, layer: int, key: Tensor, value: Tensor) -> None:
+        for kept, new in zip(self._own[layer], (key, value), strict=True):
+            kept.index_copy_(2, self._first + self._at, new)
+
+    def _kept(self, layer: int) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+        return self._own[layer], self._unreached
+
+
+def _barred(places: Tensor) -> Tensor:
+    """Zeros, -inf where true: what is added to scores of attention."""
+    return torch.zeros(places.shape, device=places.device).masked_fill(places, -torch.inf)
 
 
 def _with_room(kept: tuple[Tensor, Tensor], tokens: int) -> tuple[Tensor, Tensor]:

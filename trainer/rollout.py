@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from trainer.data import parts_of
-from trainer.decoding import Decoding
+from trainer.decoding import Decoding, SteadyDecoding
 from trainer.ensemble import mean_and_spread
+from trainer.graphs import recorder
 from trainer.models import device
 from trainer.packing import Packed, pack
 from trainer.passes import hidden_states, scores_at, token_losses
@@ -19,6 +20,10 @@ from trainer.products import rounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+DENSE = 0.75  # of a batch that goes on: where no more do, those that have finished leave it
+DENSE_RECORDED = 0.5  # where steps are recorded, which they must be anew then
+SHORT = 8  # tokens: for no more than these no step is recorded
 
 
 @dataclass(frozen=True)
@@ -123,56 +128,80 @@ def sample(
     is never sampled. Temperature 0 takes the most likely token and reports its logprob at
     temperature 1. A prompt passes through the model once, whatever n is. Rows that have finished
     leave the batch when they are a quarter of it, so that a long completion does not pay for many
-    short ones.
+    short ones; half of it where steps are recorded (trainer.graphs), which they must be anew then.
     """
     counts = [n] * len(prompts) if isinstance(n, int) else list(n)
     prompt_of = [prompt for prompt, count in enumerate(counts) for _ in range(count)]
     packed = pack([(prompt, ()) for prompt in prompts])
-    decoding = Decoding(packed.prompts, [len(prompt) for prompt in prompts])
-    ends = [place + len(prompt) - 1 for place, prompt in zip(packed.prompts, prompts, strict=True)]
+    rows, max_tokens = uniform.shape
+    lengths = [len(prompt) for prompt in prompts]
+    record = recorder(policy) if max_tokens > SHORT else None
+    decoding = Decoding(packed.prompts, lengths, device())
+    if record is not None:
+        decoding = SteadyDecoding(packed.prompts, lengths, device(), tokens=max_tokens)
+    ends = [place + length - 1 for place, length in zip(packed.prompts, lengths, strict=True)]
     hidden = hidden_states(policy, packed, ends, decoding)[prompt_of]
     decoding.begin(prompt_of)
     trunk = getattr(policy, policy.base_model_prefix)
     head = policy.get_output_embeddings()
 
-    rows, max_tokens = uniform.shape
     uniform = uniform.to(device())
     tokens = torch.full((rows, max_tokens), pad, device=device())
     logprobs = torch.zeros(rows, max_tokens, device=device())
     live = torch.arange(rows, device=device())  # the rows still in the batch
     going = torch.ones(rows, dtype=torch.bool, device=device())  # of them, those without an end
-    first = torch.tensor([len(prompts[i]) for i in prompt_of], device=device())
-    for t in range(max_tokens):
+    first = torch.tensor([lengths[i] for i in prompt_of], device=device())
+    latest = torch.full((rows,), pad, device=device())  # the token that each of them was given
+    at = torch.zeros(1, dtype=torch.long, device=device())  # its place in the completion
+
+    def draw(hidden: Tensor) -> None:
+        """The tokens at this place, after hidden states (R, D)."""
         logits = head(hidden).float()
         logits[:, pad] = -torch.inf
         if temperature not in (0, 1):
             logits = logits / temperature
         distribution = logits.log_softmax(-1)
-        chosen = logits.argmax(-1) if temperature == 0 else drawn(distribution, uniform[live, t])
-        reached = distribution.gather(1, chosen[:, None])[:, 0]
-        tokens[live, t] = chosen = torch.where(going, chosen, pad)
-        logprobs[live, t] = reached
-        going = going & (chosen != eos)
-        left = int(going.sum())
-        if left == 0 or t + 1 == max_tokens:
-            break
-        staying = rounded(left, live.device)  # some that have finished, for a number seen before
-        if 4 * staying <= 3 * len(live):
-            keep = going.byte().argsort(descending=True, stable=True)[:staying].sort().values
-            live, first, chosen, going = live[keep], first[keep], chosen[keep], going[keep]
-            decoding.select(keep)
+        chosen = logits.argmax(-1) if temperature == 0 else drawn(distribution, uniform[live, at])
+        logprobs[live, at] = distribution.gather(1, chosen[:, None])[:, 0]
+        latest.copy_(torch.where(going, chosen, pad))
+        tokens[live, at] = latest
+        going.logical_and_(latest != eos)
+
+    def step() -> None:
+        """The latest tokens pass and the next are drawn: the same work in the same memory."""
         decoding.advance()
-        hidden = trunk(
-            input_ids=chosen[:, None],
-            position_ids=(first + t)[:, None],
+        passed = trunk(
+            input_ids=latest[:, None],
+            position_ids=(first + at)[:, None],
             past_key_values=decoding,
             use_cache=True,
             blocks=decoding,
-        ).last_hidden_state[:, 0]
-    lengths = (tokens != pad).sum(1).tolist()
+        )
+        at.add_(1)
+        draw(passed.last_hidden_state[:, 0])
+
+    draw(hidden)
+    replay: Callable[[], object] | None = None
+    for t in range(1, max_tokens):
+        left = int(going.sum())
+        if left == 0:
+            break
+        staying = rounded(left, live.device)  # some that have finished, for a number seen before
+        if staying <= (DENSE if record is None else DENSE_RECORDED) * len(live):
+            keep = going.byte().argsort(descending=True, stable=True)[:staying].sort().values
+            live, first, latest, going = live[keep], first[keep], latest[keep], going[keep]
+            decoding.select(keep)
+            replay = None
+        if replay is not None:
+            replay()
+        elif record is not None and t + SHORT < max_tokens:
+            replay = record(step)
+        else:
+            step()
+    made = (tokens != pad).sum(1).tolist()
     return [
         Sampled(ids[:length], own[:length], ids[length - 1] == eos)
-        for ids, own, length in zip(tokens.tolist(), logprobs.tolist(), lengths, strict=True)
+        for ids, own, length in zip(tokens.tolist(), logprobs.tolist(), made, strict=True)
     ]
 
 

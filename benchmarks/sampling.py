@@ -27,6 +27,7 @@ def once(way: str, source: str, prompts: Path, k: int, tokens: int) -> None:
     import torch
 
     from trainer.data import Encoder
+    from trainer.graphs import VARIABLE
     from trainer.models import load_policy, load_tokenizer
     from trainer.rollout import sample
 
@@ -43,7 +44,7 @@ def once(way: str, source: str, prompts: Path, k: int, tokens: int) -> None:
     with torch.no_grad():  # no end-of-text, so that both sample every token
         policy.get_output_embeddings().weight[encoder.eos] = 0
     wall = cpu = 0.0
-    os.environ.setdefault("PLUMBLINE_CUDA_GRAPHS", "yes")
+    os.environ.setdefault(VARIABLE, "yes")
     if way == "peer":
         policy.set_attn_implementation("sdpa")
         policy.config.use_cache = True

@@ -95,17 +95,17 @@ class Decoding:
             return key, value
         if layer not in self._own:
             self._own[layer] = _with_room((key[:, :, :0], value[:, :, :0]), self._room)
-        self._keep(layer, key, value)
+        self._write(layer, key, value)
         return key, value
 
-    def _keep(self, layer: int, key: Tensor, value: Tensor) -> None:
+    def _write(self, layer: int, key: Tensor, value: Tensor) -> None:
         at = self._first + self._step
         if self._own[layer][0].shape[2] == at:
             self._own[layer] = _with_room(self._own[layer], max(ROOM, self._step))
         for kept, new in zip(self._own[layer], (key, value), strict=True):
             kept[:, :, at] = new[:, :, 0]
 
-    def _kept(self, layer: int) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+    def _read(self, layer: int) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
         """((keys, values) (R, H, n, D) of the rows' own buffer, mask (n,) of what is no token yet).
 
         Where the prompts lie in that buffer, `_mask` is all there is.
@@ -116,7 +116,7 @@ class Decoding:
     def attend(self, layer: int, query: Tensor, scaling: float | None) -> Tensor:
         """Attention of one token a row: queries (R, heads, 1, D) to outputs (R, 1, heads, D)."""
         rows, heads, _, depth = query.shape
-        (keys, values), unreached = self._kept(layer)
+        (keys, values), unreached = self._read(layer)
         if self._first:
             if self._mask is not None:
                 self._mask = self._mask.to(query)
@@ -190,11 +190,11 @@ class SteadyDecoding(Decoding):
         if self._first:
             self._padding = _barred(~self._inside).to(self._device)
 
-    def _keep(self, layer: int, key: Tensor, value: Tensor) -> None:
+    def _write(self, layer: int, key: Tensor, value: Tensor) -> None:
         for kept, new in zip(self._own[layer], (key, value), strict=True):
             kept.index_copy_(2, self._first + self._at, new)
 
-    def _kept(self, layer: int) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+    def _read(self, layer: int) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
         return self._own[layer], self._unreached
 
 

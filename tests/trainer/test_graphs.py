@@ -51,19 +51,15 @@ class Tape(TorchDispatchMode):
                     old.copy_(new)
 
 
-def taped(step: Callable[[], None]) -> Callable[[], object]:
-    """As `recorded`: the step is taken once, and recorded without being taken."""
+def taped(step: Callable[[], None]) -> Tape:
+    """As trainer.graphs.recorded: the step is taken once, and recorded without being taken."""
     step()
     tape = Tape()
     with tape:
         step()
     for written, before in reversed(tape.before):
         written.copy_(before)
-    replayed.append(tape)
-    return tape.replay
-
-
-replayed: list[Tape] = []
+    return tape
 
 
 @torch.no_grad()
@@ -83,10 +79,15 @@ def test_replayed_steps_sample_the_same(
     eos = ends.most_common(1)[0][0]
     steps = sample(model, asked, eos=eos, **options)
 
-    replayed.clear()
-    monkeypatch.setattr(rollout, "recorder", lambda _: taped)
+    tapes: list[Tape] = []
+
+    def recorded(step: Callable[[], None]) -> Callable[[], object]:
+        tapes.append(taped(step))
+        return tapes[-1].replay
+
+    monkeypatch.setattr(rollout, "recorder", lambda _: recorded)
     again = sample(model, asked, eos=eos, **options)
-    assert len(replayed) > 1  # rows that had finished left the batch
+    assert len(tapes) > 1  # rows that had finished left the batch
     assert [(one.ids, one.finished) for one in again] == [(one.ids, one.finished) for one in steps]
     for one, other in zip(again, steps, strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from tests.trainer.conftest import MakeRun, prompts, split_of, texts
+from tests.trainer.test_models import encoder_of
+from tests.trainer.test_plain_training import assert_same
 from tests.trainer.test_ppo import spec, watched
 from trainer import engine
 from trainer.contract import TextRecord
-from trainer.data import Encoder, endless, packed_rows
+from trainer.data import endless, packed_rows
 from trainer.models import load_tokenizer
 from trainer.ppo import train_ppo
 from trainer.rollout import Sampled
@@ -154,17 +156,20 @@ class Plain:
 
 
 def test_two_iterations_equal_a_plain_ppo_s(
-    base_run: Path, reward_run: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+    base_run: Path,
+    reward_run: Path,
+    make_run: MakeRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told = spec(base_run, reward_run, **CONFIG)
     base, reward = str(base_run / "model"), str(reward_run / "model")
-    run = make_run("ppo", **told)
     plain = Plain(base, base, reward)
     with torch.no_grad():  # the KL is not 0 from the first
         plain.policy.get_output_embeddings().weight.mul_(1.1)
-    plain.policy.save_pretrained(run / "start")
-    plain.tokenizer.save_pretrained(run / "start")
-    models = {**told["models"], "init": str(run / "start")}
+    plain.policy.save_pretrained(tmp_path / "start")
+    plain.tokenizer.save_pretrained(tmp_path / "start")
+    models = {**told["models"], "init": str(tmp_path / "start")}
 
     rollouts: list[list[tuple[Sequence[int], Sampled]]] = []
 
@@ -175,16 +180,11 @@ def test_two_iterations_equal_a_plain_ppo_s(
 
     sample = engine.sample
     monkeypatch.setattr(engine, "sample", kept)
-    run = make_run("beside", **{**told, "models": models})
+    run = make_run("ppo", **{**told, "models": models})
     with watched() as (_, weights):
         train_ppo(run)
 
-    encoder = Encoder(
-        tokenizer=plain.tokenizer,
-        template="{prompt}\n\n",
-        max_prompt_tokens=64,
-        max_completion_tokens=12,
-    )
+    encoder = encoder_of(plain.tokenizer)
     asked = [tuple(prompt) for rollout in rollouts for prompt, _ in rollout]
     train = [p for i, p in enumerate(prompts()) if split_of(i) == "train"]
     ids = encoder.prompts(train)
@@ -205,7 +205,5 @@ def test_two_iterations_equal_a_plain_ppo_s(
         ]
         for pair in plain.iteration(rollout, mixes, warm=(0.1, 0.55)[number]):
             expected += pair
-    assert len(weights) == len(expected) == 8
-    for ours, theirs in zip(weights, expected, strict=True):
-        for one, other in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
+    assert len(expected) == 8
+    assert_same(weights, expected)

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.trainer.conftest import MakeRun, demonstrations, rankings, texts
+from tests.trainer.test_models import encoder_of
 from tests.trainer.test_ppo import watched
 from trainer.contract import TextRecord
-from trainer.data import Encoder, endless, epoch_batches, packed_rows
+from trainer.data import endless, epoch_batches, packed_rows
 from trainer.models import load_tokenizer
 from trainer.reward import train_reward
 from trainer.sft import train_sft
@@ -32,15 +33,6 @@ OPTIMIZER: dict[str, Any] = {
     "adam_eps": 1e-3,
     "gradient_clip": 0.3,
 }
-
-
-def encoder_of(source: str) -> Encoder:
-    return Encoder(
-        tokenizer=load_tokenizer(source),
-        template="{prompt}\n\n",
-        max_prompt_tokens=64,
-        max_completion_tokens=32,
-    )
 
 
 def batches(records: int, size: int) -> list[list[int]]:
@@ -101,7 +93,7 @@ def test_sft_equals_a_plain_loop(base_run: Path, make_run: MakeRun) -> None:
         train_sft(run)
 
     model: Any = AutoModelForCausalLM.from_pretrained(source).eval()
-    encoder = encoder_of(source)
+    encoder = encoder_of(load_tokenizer(source))
     train = [d for d in demonstrations() if d["split"] == "train"]
     assert len(train) < len(demonstrations())
     prompts = encoder.prompts([d["prompt"] for d in train])
@@ -147,7 +139,7 @@ def test_the_reward_model_equals_a_plain_loop(base_run: Path, make_run: MakeRun)
 
     model: Any = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1).eval()
     torch.nn.init.zeros_(model.score.weight)
-    encoder = encoder_of(source)
+    encoder = encoder_of(load_tokenizer(source))
     train = [r for r in rankings() if r["split"] == "train"]
     assert len(train) < len(rankings())
     picked = batches(len(train), 5)

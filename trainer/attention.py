@@ -24,6 +24,8 @@ from trainer.packing import Block
 from trainer.products import rounded
 
 ATTENTION = "plumbline"  # its name among the attention functions of transformers
+# What some models do to the scores of attention, beside their scale.
+BENDING = ("softcap", "s_aux", "position_bias", "head_mask")
 MANY = 0.75  # of a row's places: where more are wanted the last layer computes all
 FEW = 0.25  # of a block's places: up to here queries are picked before attention, not after it
 
@@ -74,6 +76,9 @@ def attention(
     With blocks, B is 1 and every block is computed by itself; with Decoding, N is 1; with neither
     transformers' own function for torch's scaled dot product answers.
     """
+    for name in BENDING:
+        if options.get(name) is not None:
+            raise TypeError(f"{name} is not among what packed attention can do")
     if blocks is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -149,6 +154,16 @@ def _queries(
         mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril(seen)
     kept_all = None if places is None else torch.tensor(places).to(query.device)
     return query.unflatten(1, (block.rows, block.width)), mask, kept_all
+
+
+def attention_is_called(trunk: Any) -> bool:
+    """Whether a trunk that was told to use this module's attention does: some have their own."""
+    tokens = torch.zeros(1, 1, dtype=torch.long, device=trunk.device)
+    try:
+        trunk(input_ids=tokens, blocks=_Leave(Wanted((Block(1, 1),), [0])))
+    except _AttendedError:
+        return True
+    return False
 
 
 def trim_last_layer(trunk: nn.Module) -> nn.Module | None:

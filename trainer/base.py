@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from trainer.architecture import use_packed_attention
 from trainer.config import BaseConfig
 from trainer.contract import LEARNING_RATE, LOSS, SFT_VALID_LOSS, ContractError, TextRecord
 from trainer.data import Encoder, endless, load_records, packed_rows
-from trainer.models import PAD, device, use_packed_attention
+from trainer.models import PAD, device
 from trainer.passes import mean_language_loss
 from trainer.products import use_fast_products
 from trainer.run import Run, cosine, set_learning_rate

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.attention import ATTENTION, Wanted, attention, trim_last_layer, untrim
+from trainer.architecture import check_head, use_packed_attention
 from trainer.contract import ContractError, RunSpec
 from trainer.metrics import writing
-from trainer.packing import Block, pack
 from trainer.products import use_fast_products
 
 if TYPE_CHECKING:
@@ -157,61 +156,6 @@ def fuse_activations(model: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation | FastGELUActivation):
                 setattr(module, name, GELU())
-
-
-def check_head(policy: PreTrainedModel) -> None:
-    """Raises ContractError where the logits are not a linear map of the last hidden states.
-
-    The passes of the trainer compute logits for chosen tokens, from the trunk and the head.
-    """
-    head = policy.get_output_embeddings()
-    tokens = torch.tensor([[1, 2, 3]], device=policy.device)
-    with torch.no_grad():
-        hidden = getattr(policy, policy.base_model_prefix)(input_ids=tokens)[0]
-        logits = policy(input_ids=tokens).logits
-        plain = isinstance(head, nn.Linear) and torch.allclose(head(hidden), logits, 1e-3, 1e-3)
-    if not plain:
-        raise ContractError(f"{policy.config.model_type}: its head does more than a linear map")
-
-
-def use_packed_attention(model: PreTrainedModel) -> None:
-    """Let the model read packed rows. Raises ContractError where its architecture cannot.
-
-    What a model says of two sequences in one row is held against what it says of them alone.
-    """
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(ATTENTION, attention)
-    trunk = getattr(model, model.base_model_prefix)
-    # GPT-2 would look for padding at every pass, and warn of it; nobody attends to that of a row.
-    trunk.warn_if_padding_and_no_attention_mask = lambda *_: None
-    sequences = [[1, 2, 3], [3, 2, 1, 0]]
-    with torch.no_grad():
-        alone = [trunk(input_ids=torch.tensor([s]).to(device()))[0][0] for s in sequences]
-    expected = torch.cat(alone)
-    model.set_attn_implementation(ATTENTION)
-    packed = pack([(sequences[0][:2], [sequences[0][2:]]), (sequences[1], ())]).to(device())
-    first, second = packed.prompts
-    places = [first, first + 1, packed.completions[0], *range(second, second + 4)]
-
-    @torch.no_grad()
-    def agrees(blocks: tuple[Block, ...] | Wanted, chosen: slice) -> bool:
-        options = {"position_ids": packed.position_ids, "blocks": blocks}
-        row = trunk(input_ids=packed.tokens, **options)[0][0][places]
-        return torch.allclose(row[chosen], expected[chosen], rtol=1e-3, atol=1e-3)
-
-    try:
-        if not agrees(packed.blocks, slice(None)):
-            raise ContractError(f"{model.config.model_type}: its attention cannot be packed")
-    except TypeError as error:
-        raise ContractError(f"{model.config.model_type}: no packed rows: {error}") from error
-    if (last := trim_last_layer(trunk)) is not None:
-        try:
-            trimmed = agrees(Wanted(packed.blocks, sorted(places[1:4])), slice(1, 4))
-        except (TypeError, RuntimeError, IndexError):
-            trimmed = False
-        if not trimmed:
-            untrim(last)
 
 
 def check_same_tokenizer(source: str, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.trainer.test_packing import TINY, ids, tiny
 from trainer import rollout
-from trainer.models import use_packed_attention
+from trainer.architecture import use_packed_attention
 from trainer.rollout import sample
 
 WAITING = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::masked_select"}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainer.architecture import check_head, use_packed_attention
 from trainer.contract import ContractError
-from trainer.models import check_head, use_packed_attention
 from trainer.packing import Tree, pack
 from trainer.passes import (
     hidden_states,
@@ -240,11 +240,30 @@ def test_little_of_a_packed_row_is_padding() -> None:
     assert len(packed.blocks) < 40
 
 
-def test_an_architecture_that_cannot_read_packed_rows_is_refused() -> None:
-    from transformers import BloomConfig, BloomForCausalLM
+@pytest.mark.parametrize("architecture", ["bloom", "gpt_neo", "gptj", "gemma2"])
+def test_an_architecture_that_cannot_read_packed_rows_is_refused(architecture: str) -> None:
+    """Some have attention of their own, some do more in it than scores, mask and softmax.
 
-    model = BloomForCausalLM(BloomConfig(vocab_size=60, hidden_size=32, n_layer=1, n_head=2))
-    with pytest.raises(ContractError, match="bloom"):
+    With weights as small as these they say nearly the same as if they could.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes: dict[str, dict[str, Any]] = {
+        "bloom": {"n_layer": 1, "n_head": 2},
+        "gpt_neo": {"num_layers": 1, "num_heads": 2, "attention_types": [[["global"], 1]]},
+        "gptj": {"n_layer": 1, "n_head": 2, "rotary_dim": 4},
+        "gemma2": {
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+        },
+    }
+    config = AutoConfig.for_model(
+        architecture, **SIZES, **sizes[architecture], initializer_range=1e-4
+    )
+    model: Any = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ContractError, match=f"{architecture}: its attention cannot be packed"):
         use_packed_attention(model.eval())
 
 

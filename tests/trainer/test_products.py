@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tests.trainer.test_packing import TINY, ids, tiny
 from trainer import products
-from trainer.models import use_packed_attention
+from trainer.architecture import use_packed_attention
 from trainer.packing import pack
 from trainer.passes import hidden_states, language_loss, scores_at, token_losses, tree_scores
 from trainer.products import linear, rounded, use_fast_products

@@ -22,8 +22,10 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, Self, TypeVar, get_args
+from types import UnionType
+from typing import Any, Final, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 RunKind = Literal["base", "sft", "reward", "ppo", "sample"]
 RUN_KINDS: Final[tuple[RunKind, ...]] = get_args(RunKind)
@@ -50,7 +52,10 @@ class ContractError(ValueError):
 
 
 class _Record:
-    """A frozen dataclass that is one JSON object. Unknown or missing keys raise ContractError."""
+    """A frozen dataclass that is one JSON object.
+
+    Unknown and missing keys and values of another type raise ContractError.
+    """
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
@@ -59,6 +64,10 @@ class _Record:
         unknown = data.keys() - {f.name for f in fields(cls)}  # type: ignore[arg-type]
         if unknown:
             raise ContractError(f"{cls.__name__}: unknown keys {sorted(unknown)}")
+        hints = _hints(cls)  # type: ignore[arg-type]
+        for name, value in data.items():
+            if not _fits(value, hints[name]):
+                raise ContractError(f"{cls.__name__}: {name} is {_shown(value, hints[name])}")
         try:
             return cls(**data)
         except TypeError as error:
@@ -66,6 +75,33 @@ class _Record:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+@cache
+def _hints(record: type) -> dict[str, Any]:
+    return get_type_hints(record)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of JSON is of the type that a field of a record has."""
+    kind, of = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return value in of
+    if kind is UnionType:
+        return any(_fits(value, one) for one in of)
+    if kind is list:
+        return type(value) is list and all(_fits(one, of[0]) for one in value)
+    if kind is dict:  # whose keys are strings, as all of JSON's
+        return type(value) is dict and all(_fits(one, of[1]) for one in value.values())
+    return hint is Any or type(value) is hint or (hint is float and type(value) is int)
+
+
+def _shown(value: Any, hint: Any) -> str:
+    """What is wrong with a value that does not fit."""
+    if get_origin(hint) is Literal:
+        return f"{value!r:.80}, none of {', '.join(get_args(hint))}"
+    wanted = hint.__name__ if isinstance(hint, type) else str(hint)
+    return f"{value!r:.80}, not of type {wanted}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +128,6 @@ class RunSpec(_Record):
     about: dict[str, Any] = field(default_factory=dict)  # for the model card: see trainer.card
 
     def __post_init__(self) -> None:
-        if self.kind not in RUN_KINDS:
-            raise ContractError(f"RunSpec: kind {self.kind!r} is none of {', '.join(RUN_KINDS)}")
         if self.prompt_template.count("{prompt}") != 1:
             raise ContractError("RunSpec: prompt_template must contain {prompt} exactly once")
 
@@ -262,7 +296,7 @@ def read_spec(run_dir: Path) -> RunSpec:
         return RunSpec.from_json(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ContractError(f"{path}: not found; is {run_dir} a run directory?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ContractError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ContractError(f"{path}: {error}") from error
 
 

@@ -25,12 +25,14 @@ from typing import Any, get_args
 
 from trainer.config import CONFIGS, ConfigError, KLController
 from trainer.contract import (
+    CHECKPOINTS,
     EXIT_STOPPED,
     RESULT,
     RUN_KINDS,
     SPEC,
     ContractError,
     RunSpec,
+    read_result,
     read_spec,
     write_json,
 )
@@ -68,6 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise ContractError(f"{given.run_dir}: its spec is of kind {spec.kind}")
         if settings:
             _configure(given.run_dir, spec, settings)
+        if given.kind != CROSSVALIDATE and read_result(given.run_dir) is not None:
+            print(f"{given.run_dir}: it is done, {RESULT} is there", flush=True)
+            return 0
     except (ContractError, ConfigError) as error:
         return _refuse(error)
     # Until checkpoints take the signal over there is nothing to save; imports take seconds.
@@ -109,12 +114,19 @@ def _setting(text: str) -> tuple[str, Any]:
 def _configure(run_dir: Path, spec: RunSpec, settings: dict[str, Any]) -> None:
     """Write the settings into the run's spec. Raises ConfigError, or ContractError if it is over.
 
-    A run that has begun refuses to go on with another spec than it began with.
+    Nothing is written for a run that has saved a state: it could not go on from it.
     """
-    if (run_dir / RESULT).exists():
-        raise ContractError(f"{run_dir}: it has its {RESULT}; its configuration stays as it was")
     config = {**spec.config, **settings}
     CONFIGS[spec.kind].build(spec.preset, config)
+    if config == spec.config:
+        return
+    if (run_dir / RESULT).exists():
+        raise ContractError(f"{run_dir}: it has its {RESULT}; its configuration stays as it was")
+    if any((run_dir / CHECKPOINTS).glob("step_*")):
+        raise ContractError(
+            f"{run_dir}: it has begun; its configuration stays as it was, unless you remove "
+            f"{run_dir / CHECKPOINTS} to start over"
+        )
     write_json(run_dir / SPEC, replace(spec, config=config).to_json())
 
 

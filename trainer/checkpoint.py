@@ -16,10 +16,10 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -54,7 +54,14 @@ class Best:
 
 
 class Checkpoints:
-    """Saves `parts` and resumes them. One is made a run, before the first step."""
+    """Saves `parts` and resumes them. One is made a run, before the first step.
+
+    inputs are the files of the run directory that decide what the run does; with others it cannot
+    go on.
+    """
+
+    # SIGTERM came. It is the process's: cross-validation makes many of these, one after another.
+    _stop: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -62,6 +69,7 @@ class Checkpoints:
         parts: Mapping[str, Part],
         processes: Processes,
         *,
+        inputs: Sequence[str] = (SPEC,),
         seconds: float,
         kept: int,
     ) -> None:
@@ -72,18 +80,18 @@ class Checkpoints:
         self.seconds = seconds
         self.kept = kept
         self.best: Best | None = None
-        self.spec_digest = hashlib.sha256((run_dir / SPEC).read_bytes()).hexdigest()
+        self.inputs = {name: _digest(run_dir / name) for name in inputs}
         self._saved_at = time.monotonic()
-        self._stop = False
         signal.signal(signal.SIGTERM, self._on_sigterm)
 
-    def _on_sigterm(self, _signal: int, _frame: object) -> None:
-        self._stop = True
+    @staticmethod
+    def _on_sigterm(_signal: int, _frame: object) -> None:
+        Checkpoints._stop = True
 
     def resume(self) -> int:
         """Load the newest checkpoint into the parts and return its step, 0 where there is none.
 
-        Raises ContractError when the run's spec is not the one the checkpoint was made with.
+        Raises ContractError when the run's inputs are not those the checkpoint was made with.
         """
         if self.processes.main:
             for stale in self.directory.glob(".*"):
@@ -96,21 +104,29 @@ class Checkpoints:
         return int(state["step"])
 
     def load_best(self, *names: str) -> None:
-        """Load these parts, all without names, from the best checkpoint. There must be one.
+        """Load these parts from the best checkpoint. There must be one.
 
         All processes must call.
         """
         assert self.best is not None
         self.processes.wait()  # until the one that writes has written it
-        wanted = {name: self.parts[name] for name in names or self.parts}
+        wanted = {name: self.parts[name] for name in names}
         self._load(self._path(self.best.step), wanted)
 
     def _load(self, path: Path, parts: Mapping[str, Part]) -> dict[str, Any]:
         """Load the parts from a checkpoint and return its state.json."""
         state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-        if state["spec"] != self.spec_digest:
+        before = state.get("inputs", {})
+        other = [name for name, digest in self.inputs.items() if before.get(name) != digest]
+        if other:
             raise ContractError(
-                f"{path}: made with another {SPEC}; remove {self.directory} to start over"
+                f"{path}: made with another {' and another '.join(other)}; put it back, or remove "
+                f"{self.directory} to start over"
+            )
+        if missing := parts.keys() - state["parts"].keys():
+            raise ContractError(
+                f"{path}: made by another version of the trainer, without "
+                f"{' and '.join(sorted(missing))}; remove {self.directory} to start over"
             )
         tensors = load_file(path / TENSORS)
         for name, part in parts.items():
@@ -136,6 +152,7 @@ class Checkpoints:
         if due or stop or better:
             self.save(step)
         if stop:
+            Checkpoints._stop = False
             raise StopRequestedError(f"stopped after step {step}")
 
     def save(self, step: int) -> None:
@@ -155,7 +172,7 @@ class Checkpoints:
         if not final.exists():
             temporary = self._path(step, hidden=True)
             best = asdict(self.best) if self.best else None
-            state = {"step": step, "spec": self.spec_digest, "best": best, "parts": parts}
+            state = {"step": step, "inputs": self.inputs, "best": best, "parts": parts}
             try:
                 with writing(final):
                     temporary.mkdir()
@@ -174,6 +191,15 @@ class Checkpoints:
 
     def _path(self, step: int, *, hidden: bool = False) -> Path:
         return self.directory / f"{'.' if hidden else ''}step_{step}"
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of a file. Raises ContractError where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise ContractError(f"{path}: not found") from None
 
 
 def _sync(path: Path) -> None:

@@ -8,7 +8,10 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -32,22 +35,25 @@ def writing(path: Path) -> Iterator[None]:
 
 
 class Metrics:
-    """Appends lines; after a resume, drops those of steps that will be done again."""
+    """Appends lines. How many there are is a part of the run's state: a resume drops the others."""
 
-    def __init__(
-        self, run_dir: Path, *, total_steps: int, resumed_step: int, written: bool = True
-    ) -> None:
+    def __init__(self, run_dir: Path, *, total_steps: int, written: bool = True) -> None:
         self.total_steps = total_steps
         self.path = run_dir / METRICS
         self.written = written  # by one of the run's processes only
-        if written:
-            _truncate_after(self.path, resumed_step)
+        self.lines = 0
+
+    def begin(self) -> None:
+        """Before the first line, once the state is loaded: drop what is to be written again."""
+        if self.written:
+            _keep_lines(self.path, self.lines)
 
     def write(self, step: int, values: dict[str, float], phase: str = "train") -> None:
         """Append one line. Raises TrainingError where a value is not finite or the disk is full."""
         for key, value in values.items():
             if not math.isfinite(value):
                 raise TrainingError(f"step {step}: {key} is {value}; try a lower learning rate")
+        self.lines += 1
         if not self.written:
             return
         line = MetricLine(
@@ -59,17 +65,37 @@ class Metrics:
                 file.write(json.dumps(line.to_json()) + "\n")
             print(f"{phase} {step}/{self.total_steps}  {shown}", flush=True)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"lines": self.lines}
 
-def _truncate_after(path: Path, step: int) -> None:
-    """Cut the file where a line of a later step, or half a line of a killed run, begins."""
-    if not path.exists():
-        return
-    keep = 0
-    with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
-                break
-            keep += len(line)
-    if step == 0:  # nothing was saved: every line will be written again
-        keep = 0
-    os.truncate(path, keep)
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.lines = state_dict["lines"]
+
+
+def _keep_lines(path: Path, count: int) -> None:
+    """Cut the file after so many lines."""
+    if path.exists():
+        with path.open("rb") as file:
+            keep = sum(len(line) for line in islice(file, count))
+        os.truncate(path, keep)
+
+
+class Recent:
+    """The last figures of a run, of which its result is the mean: a part of its state."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.rows: list[dict[str, float]] = []
+
+    def add(self, figures: dict[str, float]) -> None:
+        self.rows = [*self.rows, figures][-self.count :]
+
+    def means(self) -> dict[str, float]:
+        """By key; each has the keys of the first."""
+        return {key: fmean(row[key] for row in self.rows) for key in self.rows[0]}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]

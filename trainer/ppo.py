@@ -45,7 +45,7 @@ from trainer.contract import (
 from trainer.data import Encoder, endless, load_pretraining, load_records
 from trainer.engine import engine_for
 from trainer.ensemble import load_members
-from trainer.metrics import TrainingError
+from trainer.metrics import Recent, TrainingError
 from trainer.models import (
     Average,
     check_context,
@@ -62,6 +62,9 @@ from trainer.run import Run, set_learning_rate
 
 # How far the first minibatch's ratio may be from 1, by precision: on average and at any token.
 RATIO_TOLERANCE = {"no": (1e-5, 1e-4), "bf16": (0.05, 0.2)}
+# What the result says of the run, as a mean over its last iterations.
+RESULT_KEYS = (PPO_SCORE, PPO_REWARD, PPO_KL, PPO_LENGTH, PPO_HELD_OUT_LOSS)
+RESULT_ITERATIONS = 5
 SHARED = ("ppo/policy_loss", "ppo/value_loss", "ppo/clip_fraction")  # each process has a part
 
 
@@ -109,6 +112,7 @@ def train_ppo(run_dir: Path) -> None:
     passes, policy_optimizer = processes.prepare(policy, next(optimizers))
     value_passes, value_optimizer = processes.prepare(value_model, next(optimizers))
     average = Average(policy, config.ema_decay)
+    recent = Recent(RESULT_ITERATIONS)
     start, checkpoints, metrics = run.resume(
         {
             "policy": policy,
@@ -117,6 +121,7 @@ def train_ppo(run_dir: Path) -> None:
             "policy_optimizer": policy_optimizer,
             "value_optimizer": value_optimizer,
             "kl_coefficient": beta,
+            "recent": recent,
         },
         config,
         total_steps=iterations,
@@ -128,7 +133,6 @@ def train_ppo(run_dir: Path) -> None:
     tolerance = RATIO_TOLERANCE[run.processes.accelerator.mixed_precision]
     if engine.ratio_tolerance is not None:
         tolerance = (engine.ratio_tolerance,) * 2
-    history: list[dict[str, float]] = []
 
     for iteration in range(start, iterations):
         began = time.monotonic()
@@ -286,7 +290,7 @@ def train_ppo(run_dir: Path) -> None:
                 horizon=config.kl_horizon,
                 episodes=config.batch_episodes,
             )
-        history.append(figures)
+        recent.add({key: figures[key] for key in RESULT_KEYS if key in figures})
         seconds = time.monotonic() - began
         speed = {
             "speed/episodes_per_second": config.batch_episodes / seconds,
@@ -297,10 +301,4 @@ def train_ppo(run_dir: Path) -> None:
 
     average.copy_to(policy)
     run.save(policy, tokenizer)
-    recent = history[-5:]  # empty where the run was resumed after its last iteration
-    keys = [key for key in RESULT_KEYS if recent and key in recent[0]]
-    results = {key: sum(f[key] for f in recent) / len(recent) for key in keys}
-    run.finish(results, versions=engine.versions)
-
-
-RESULT_KEYS = (PPO_SCORE, PPO_REWARD, PPO_KL, PPO_LENGTH, PPO_HELD_OUT_LOSS)
+    run.finish(recent.means(), versions=engine.versions)

@@ -16,8 +16,10 @@ from trainer.card import write_card
 from trainer.checkpoint import Checkpoints, Part
 from trainer.config import _Config
 from trainer.contract import (
+    DATA,
     MODEL,
     RESULT,
+    SPEC,
     ContractError,
     RunResult,
     RunSpec,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 C = TypeVar("C", bound=_Config)
+SEEDS = 1 << 63  # so many are known to torch
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,8 @@ class Run:
         same in every process, dropout is another in each.
         """
         number = (self.spec.seed * 1_000_003 + step) * 16 + purpose
-        torch.manual_seed(number * 1009 + self.processes.rank)
-        return torch.Generator().manual_seed(number)
+        torch.manual_seed((number * 1009 + self.processes.rank) % SEEDS)
+        return torch.Generator().manual_seed(number % SEEDS)
 
     def check_batch(self, size: int) -> None:
         """Raises ContractError where a batch has less elements than there are processes."""
@@ -80,20 +83,17 @@ class Run:
         self, parts: Mapping[str, Part], config: _Config, *, total_steps: int
     ) -> tuple[int, Checkpoints, Metrics]:
         """(the step to go on from, checkpoints, metrics)."""
+        metrics = Metrics(self.directory, total_steps=total_steps, written=self.processes.main)
         checkpoints = Checkpoints(
             self.directory,
-            parts,
+            {**parts, "metrics": metrics},
             self.processes,
+            inputs=(SPEC, *(f"{DATA}/{name}" for name in sorted(self.spec.data.values()))),
             seconds=config.checkpoint_seconds,
             kept=config.checkpoints_kept,
         )
         step = checkpoints.resume()
-        metrics = Metrics(
-            self.directory,
-            total_steps=total_steps,
-            resumed_step=step,
-            written=self.processes.main,
-        )
+        metrics.begin()
         return step, checkpoints, metrics
 
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:

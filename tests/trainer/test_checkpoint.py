@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.checkpoint import Best, Checkpoints
-from trainer.contract import CHECKPOINTS, SPEC
+from trainer.checkpoint import Best, Checkpoints, StopRequestedError
+from trainer.contract import CHECKPOINTS, SPEC, ContractError
 from trainer.processes import Processes
 
 
@@ -23,8 +25,6 @@ def run_dir(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
     """Checkpoints take SIGTERM over."""
-    import signal
-
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
@@ -89,3 +89,23 @@ def test_half_a_checkpoint_does_not_count(run_dir: Path) -> None:
     (half / "tensors.safetensors").write_bytes(b"half")
     assert checkpoints_of(run_dir, model_of(0)).resume() == 1
     assert names(run_dir) == ["step_1"]
+
+
+def test_a_stop_holds_for_whatever_the_process_does_next(run_dir: Path) -> None:
+    """As in cross-validation, where it may come while the figures of one fold are computed."""
+    checkpoints_of(run_dir, model_of(0))
+    os.kill(os.getpid(), signal.SIGTERM)
+    following = checkpoints_of(run_dir, model_of(0), seconds=1e9)
+    with pytest.raises(StopRequestedError, match="stopped after step 1"):
+        following.after(1)
+    assert names(run_dir) == ["step_1"]
+    following.after(2)
+    assert names(run_dir) == ["step_1"]
+
+
+def test_a_state_of_another_version_is_refused(run_dir: Path) -> None:
+    train(run_dir, {1: None}, kept=2)
+    model = nn.Linear(1, 1)
+    later = Checkpoints(run_dir, {"model": model, "new": model}, Processes(), seconds=0, kept=2)
+    with pytest.raises(ContractError, match="by another version of the trainer, without new"):
+        later.resume()

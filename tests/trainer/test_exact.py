@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +110,7 @@ def newest(run: Path) -> int:
 
 
 def same(run: Path, whole: Path) -> None:
-    """The two runs wrote the same: weights, figures, and the whole state after the last step."""
+    """The two runs wrote the same: weights, figures, card, the whole state after the last step."""
     ours, theirs = (
         [
             (
@@ -121,8 +123,17 @@ def same(run: Path, whole: Path) -> None:
         for each in (run, whole)
     )
     assert ours == theirs
+    ended, expected = read_result(run), read_result(whole)
+    assert ended is not None
+    assert expected is not None
+    assert replace(ended, seconds=expected.seconds) == expected
     last = f"{CHECKPOINTS}/step_{ours[-1][0]}"
-    for name in ("model/model.safetensors", f"{last}/tensors.safetensors", f"{last}/state.json"):
+    for name in (
+        "model/model.safetensors",
+        "model/README.md",
+        f"{last}/tensors.safetensors",
+        f"{last}/state.json",
+    ):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
 
 
@@ -157,6 +168,13 @@ def test_a_run_killed_at_any_step_ends_the_same(
             file.write('{"step": 99, "half a li')
     TRAIN[kind](killed)
     same(killed, whole)
+
+    # Killed between the last checkpoint and the result; then also before the last checkpoint.
+    for lost in ("result.json", f"{CHECKPOINTS}/step_{total}"):
+        (killed / "result.json").unlink()
+        shutil.rmtree(killed / lost, ignore_errors=True)
+        TRAIN[kind](killed)
+        same(killed, whole)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(base_run: Path, make_run: MakeRun) -> None:

@@ -193,7 +193,7 @@ def test_ppo_reads_pretraining_text_that_its_mix_does_not_hold(
     assert PPO_PTX_LOSS not in line["values"]
 
 
-def test_another_spec_does_not_resume(base_run: Path, make_run: MakeRun) -> None:
+def test_another_spec_or_other_data_does_not_resume(base_run: Path, make_run: MakeRun) -> None:
     run = make_run(
         "reward",
         kind="reward",
@@ -204,7 +204,10 @@ def test_another_spec_does_not_resume(base_run: Path, make_run: MakeRun) -> None
     train_reward(run)
     spec = json.loads((run / "spec.json").read_text())
     (run / "spec.json").write_text(json.dumps({**spec, "seed": 1}))
-    with pytest.raises(ContractError, match=r"made with another spec\.json"):
+    with (run / "data" / "rankings.jsonl").open("a") as file:
+        file.write(json.dumps({**rankings()[0], "ranking_id": 99}) + "\n")
+    message = r"made with another spec\.json and another data/rankings\.jsonl"
+    with pytest.raises(ContractError, match=message):
         train_reward(run)
 
 
@@ -401,4 +404,14 @@ def test_the_command_line_sets_values_and_says_so_in_spec_and_card(
     assert "| kl_target | 2.5 |" in card
     late = start_trainer("ppo", run, "--set", "kl_target=3")
     assert "its configuration stays as it was" in late.communicate()[0]
+    assert late.returncode == 1
+    (run / "checkpoints" / "step_1").mkdir()
+    result = (run / "result.json").read_text()
+    (run / "result.json").unlink()
+    begun = start_trainer("ppo", run, "--set", "kl_target=3")
+    assert "it has begun; its configuration stays as it was" in begun.communicate()[0]
     assert json.loads((run / "spec.json").read_text())["config"] == changed
+    (run / "result.json").write_text(result)
+    done = start_trainer("ppo", run, "--set", "kl_target=2.5")  # as it is
+    assert "it is done, result.json is there" in done.communicate()[0]
+    assert done.returncode == 0

@@ -31,7 +31,7 @@ EPISODES = 16
 CONFIG: dict[str, Any] = {
     "episodes": 2 * EPISODES,
     "batch_episodes": EPISODES,
-    "minibatches": 1,
+    "minibatches": 2,
     "inner_epochs": 2,
     "policy_learning_rate": 3e-2,
     "value_learning_rate": 1e-2,
@@ -87,10 +87,12 @@ class Plain:
     def iteration(
         self,
         episodes: list[tuple[Sequence[int], Sampled]],
-        mixes: list[list[list[int]]],
+        updates: list[tuple[list[int], list[list[int]]]],
         warm: float,
     ) -> list[tuple[list[Tensor], list[Tensor]]]:
-        """The weights of policy and value function after each update, one for each mix."""
+        """The weights of policy and value function after each update: of which episodes, with which
+        pretraining documents.
+        """
         asked = [(prompt, made.ids) for prompt, made in episodes]
         advantages: list[Tensor] = []
         returns: list[Tensor] = []
@@ -118,12 +120,13 @@ class Plain:
                 returns.append(advantages[-1] + seen)
         every = torch.cat(advantages)
         advantages = [(a - every.mean()) / every.std(correction=0) for a in advantages]
-        tokens = len(every)
 
         after: list[tuple[list[Tensor], list[Tensor]]] = []
-        for mix in mixes:
+        for minibatch, mix in updates:
             policy_loss, value_loss = torch.zeros(()), torch.zeros(())
-            for i, a in enumerate(asked):
+            tokens = sum(len(asked[i][1]) for i in minibatch)
+            for i in minibatch:
+                a = asked[i]
                 ratio = (self.logprobs(self.policy, *a) - old[i]).exp()
                 kept = ratio.clamp(1 - CONFIG["clip"], 1 + CONFIG["clip"])
                 gain = torch.minimum(advantages[i] * ratio, advantages[i] * kept)
@@ -179,6 +182,15 @@ def test_two_iterations_equal_a_plain_ppo_s(
         return found
 
     sample = engine.sample
+    orders: list[list[int]] = []
+
+    def shuffled(count: int, **options: Any) -> Tensor:
+        order = randperm(count, **options)
+        orders.append(order.tolist())
+        return order
+
+    randperm = torch.randperm
+    monkeypatch.setattr(torch, "randperm", shuffled)
     monkeypatch.setattr(engine, "sample", kept)
     run = make_run("ppo", **{**told, "models": models})
     with watched() as (_, weights):
@@ -196,14 +208,21 @@ def test_two_iterations_equal_a_plain_ppo_s(
 
     documents = encoder.documents([TextRecord(text=t["text"]) for t in texts(30)])
     rows = packed_rows(documents, 16)
-    each = EPISODES // 2  # half a pretraining example an episode
+    each = EPISODES // 4  # half a pretraining example an episode of a minibatch
+    # Each of two epochs of each iteration has an order of its own, and two minibatches.
+    assert len({tuple(order) for order in orders}) == len(orders) == 4
+    assert all(sorted(order) == list(range(EPISODES)) for order in orders)
+    minibatches = [order[n::2] for order in orders for n in range(2)]
     expected: list[list[Tensor]] = []
     for number, rollout in enumerate(rollouts):
-        mixes = [
-            [d for i in endless(len(rows), 5, (2 * number + n) * each, each) for d in rows[i]]
-            for n in range(2)
+        updates = [
+            (
+                minibatches[n],
+                [d for i in endless(len(rows), 5, n * each, each) for d in rows[i]],
+            )
+            for n in range(4 * number, 4 * number + 4)
         ]
-        for pair in plain.iteration(rollout, mixes, warm=(0.1, 0.55)[number]):
+        for pair in plain.iteration(rollout, updates, warm=(0.1, 0.55)[number]):
             expected += pair
-    assert len(expected) == 8
+    assert len(expected) == 16
     assert_same(weights, expected)

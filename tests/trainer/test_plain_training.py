@@ -1,8 +1,9 @@
-"""SFT and reward model beside plain loops: transformers, one sequence a pass, nothing shared."""
+"""Base model, SFT and reward model beside plain loops: transformers, a sequence a pass."""
 
 from __future__ import annotations
 
 import math
+import random
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.trainer.conftest import MakeRun, demonstrations, rankings, texts
+from tests.trainer.conftest import BASE_CONFIG, MakeRun, demonstrations, rankings, texts
 from tests.trainer.test_models import encoder_of
-from tests.trainer.test_ppo import watched
+from tests.trainer.test_ppo import tensors_of, watched
+from trainer.base import new_model, train_base
+from trainer.config import BaseConfig
 from trainer.contract import TextRecord
 from trainer.data import endless, epoch_batches, packed_rows
 from trainer.models import load_tokenizer
 from trainer.reward import train_reward
+from trainer.run import Run
 from trainer.sft import train_sft
 
 pytestmark = pytest.mark.train
@@ -47,25 +51,36 @@ def batches(records: int, size: int) -> list[list[int]]:
 class Steps:
     """Adam with the rate of each step, and the weights after it."""
 
-    def __init__(self, model: Any, total: int) -> None:
-        self.model, self.total = model, total
+    def __init__(
+        self,
+        model: Any,
+        total: int,
+        *,
+        warmup: int = 0,
+        final: float = OPTIMIZER["final_learning_rate"],
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        self.model, self.total, self.warmup, self.final = model, total, warmup, final
         self.weights: list[list[Tensor]] = []
-        self.optimizer = torch.optim.Adam(
+        self.optimizer = optimizer or torch.optim.Adam(
             model.parameters(),
             betas=(OPTIMIZER["adam_beta1"], OPTIMIZER["adam_beta2"]),
             eps=OPTIMIZER["adam_eps"],
         )
 
     def take(self, loss: Tensor) -> None:
-        done, final = len(self.weights), OPTIMIZER["final_learning_rate"]
-        falling = 0.5 * (1 + math.cos(math.pi * done / (self.total - 1)))
-        rate = OPTIMIZER["learning_rate"] * (final + (1 - final) * falling)
-        self.optimizer.param_groups[0]["lr"] = rate
+        done = len(self.weights)
+        progress = (done - self.warmup) / (self.total - 1 - self.warmup)
+        share = self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
+        if done < self.warmup:
+            share = (done + 1) / self.warmup
+        for group in self.optimizer.param_groups:
+            group["lr"] = OPTIMIZER["learning_rate"] * share
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), OPTIMIZER["gradient_clip"])
         self.optimizer.step()
-        self.weights.append([p.detach().clone() for p in self.model.parameters()])
+        self.weights.append([p.detach().clone() for p in tensors_of(self.optimizer)])
 
 
 def assert_same(ours: list[list[Tensor]], theirs: list[list[Tensor]]) -> None:
@@ -75,11 +90,64 @@ def assert_same(ours: list[list[Tensor]], theirs: list[list[Tensor]]) -> None:
             torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
 
 
+def mean_loss(model: Any, documents: list[list[int]], first: list[int]) -> Tensor:
+    """Over all tokens of the documents from each one's first on."""
+    total, tokens = torch.zeros(()), 0
+    for document, start in zip(documents, first, strict=True):
+        logits = model(input_ids=torch.tensor([document])).logits[0, start - 1 : -1]
+        aims = torch.tensor(document[start:])
+        total = total + F.cross_entropy(logits, aims, reduction="sum")
+        tokens += len(aims)
+    return total / tokens
+
+
+def test_the_base_model_equals_a_plain_loop(make_run: MakeRun) -> None:
+    total, size = 12, 4
+    told = BASE_CONFIG | {
+        "steps": total,
+        "warmup_fraction": 0.25,
+        "batch_rows": size,
+        "learning_rate": OPTIMIZER["learning_rate"],
+        "gradient_clip": OPTIMIZER["gradient_clip"],
+    }
+    config = BaseConfig.build("starter", told)
+    run = make_run(
+        "base",
+        kind="base",
+        seed=SEED,
+        data={"pretraining": texts(60)},
+        config=told,
+    )
+    with watched() as (_, weights):
+        train_base(run)
+
+    tokenizer = load_tokenizer(str(run / "model"))
+    opened = Run.open(run)
+    opened.seed(0, purpose=1)
+    model: Any = new_model(config, tokenizer)
+    records = [TextRecord(text=t["text"]) for t in texts(60)]
+    random.Random(SEED).shuffle(records)
+    documents = encoder_of(tokenizer).documents(records[1:])  # the first is held out
+    rows = packed_rows(documents, BASE_CONFIG["row_tokens"])
+    vectors = {p for p in model.parameters() if p.ndim < 2}
+    groups = [
+        {"params": [p for p in model.parameters() if p not in vectors], "weight_decay": 0.1},
+        {"params": [p for p in model.parameters() if p in vectors], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    steps = Steps(model, total, warmup=3, final=0.1, optimizer=optimizer)
+    for number in range(total):
+        picked = endless(len(rows), SEED, size * number, size)
+        read = [document for i in picked for document in rows[i]]
+        steps.take(mean_loss(model, read, [1] * len(read)))
+    assert_same(weights, steps.weights)
+
+
 def test_sft_equals_a_plain_loop(base_run: Path, make_run: MakeRun) -> None:
     from transformers import AutoModelForCausalLM
 
     source = str(base_run / "model")
-    config = {"batch_size": 4, "residual_dropout": 0.0}
+    config = {"batch_size": 4, "residual_dropout": 0.0, "warmup_steps": 2}
     mix = {"pretraining_fraction": 0.25, "pretraining_rows": 2, "pretraining_tokens": 16}
     run = make_run(
         "sft",
@@ -100,25 +168,14 @@ def test_sft_equals_a_plain_loop(base_run: Path, make_run: MakeRun) -> None:
     completions = encoder.completions([d["completion"] for d in train])
     rows = packed_rows(encoder.documents([TextRecord(text=t["text"]) for t in texts(50)]), 16)
     picked = batches(len(train), 4)
-    steps = Steps(model, len(picked))
-
-    def mean_loss(documents: list[list[int]], first: list[int]) -> Tensor:
-        """Over all tokens of the documents from each one's first on."""
-        total, tokens = torch.zeros(()), 0
-        for document, start in zip(documents, first, strict=True):
-            logits = model(input_ids=torch.tensor([document])).logits[0, start - 1 : -1]
-            aims = torch.tensor(document[start:])
-            total = total + F.cross_entropy(logits, aims, reduction="sum")
-            tokens += len(aims)
-        return total / tokens
-
+    steps = Steps(model, len(picked), warmup=2)
     for number, batch in enumerate(picked):
         answered = mean_loss(
-            [prompts[i] + completions[i] for i in batch], [len(prompts[i]) for i in batch]
+            model, [prompts[i] + completions[i] for i in batch], [len(prompts[i]) for i in batch]
         )
         drawn = endless(len(rows), SEED, 2 * number, 2)
         read = [document for i in drawn for document in rows[i]]
-        steps.take(0.75 * answered + 0.25 * mean_loss(read, [1] * len(read)))
+        steps.take(0.75 * answered + 0.25 * mean_loss(model, read, [1] * len(read)))
     assert_same(weights, steps.weights)
 
 

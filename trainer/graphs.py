@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from trainer.config import ConfigError
 from trainer.metrics import TrainingError
 
 if TYPE_CHECKING:
@@ -25,8 +26,12 @@ def recorder(model: PreTrainedModel) -> Callable[[Callable[[], None]], Callable[
     """`recorded`, where the host's environment says "yes" in PLUMBLINE_CUDA_GRAPHS.
 
     None elsewhere, without a GPU, and for a sharded model, whose layers wait for other processes.
+    Raises ConfigError where it says something else than "yes" or "no".
     """
-    if next(model.parameters()).device.type != "cuda" or os.environ.get(VARIABLE) != "yes":
+    said = os.environ.get(VARIABLE) or "no"
+    if said not in ("yes", "no"):
+        raise ConfigError(f'{VARIABLE}: {said!r} is neither "yes" nor "no"')
+    if said == "no" or next(model.parameters()).device.type != "cuda":
         return None
     sharded = any(hasattr(module, "set_reshard_after_forward") for module in model.modules())
     return None if sharded else recorded

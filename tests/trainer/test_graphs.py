@@ -21,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.trainer.test_packing import TINY, ids, tiny
 from trainer import rollout
 from trainer.architecture import use_packed_attention
+from trainer.config import ConfigError
+from trainer.graphs import VARIABLE, recorder
 from trainer.rollout import sample
 
 WAITING = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::masked_select"}
@@ -91,3 +93,13 @@ def test_replayed_steps_sample_the_same(
     assert [(one.ids, one.finished) for one in again] == [(one.ids, one.finished) for one in steps]
     for one, other in zip(again, steps, strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+
+
+def test_a_word_that_is_neither_yes_nor_no_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("gpt2", "policy")
+    for said in ("yes", "no", ""):
+        monkeypatch.setenv(VARIABLE, said)
+        assert recorder(model) is None  # there is no GPU
+    monkeypatch.setenv(VARIABLE, "true")
+    with pytest.raises(ConfigError, match=f"{VARIABLE}: 'true' is neither"):
+        recorder(model)

@@ -291,6 +291,12 @@ class PPOConfig(_Optimized):
                 f"PPOConfig.episodes: {self.episodes} are less than one batch "
                 f"of {self.batch_episodes}"
             )
+        if rest := self.episodes % self.batch_episodes:
+            fewer = self.episodes - rest
+            raise ConfigError(
+                f"PPOConfig.episodes: {self.episodes} are no whole number of batches of "
+                f"{self.batch_episodes}; {fewer} or {fewer + self.batch_episodes} are"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,11 +311,13 @@ class SampleConfig(_Config):
     max_prompt_tokens: int = 1000
     max_completion_tokens: int = 1000
     batch_completions: int = 128
+    pass_tokens: int = 16_384  # at most, in one pass of the reward model
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(0, "temperature")
         self._at_least(1, "max_prompt_tokens", "max_completion_tokens", "batch_completions")
+        self._at_least(1, "pass_tokens")
 
 
 CONFIGS: dict[RunKind, type[_Config]] = {

@@ -247,6 +247,7 @@ class RunResult(_Record):
 
 # Metric keys that the app reads by name; every other key is shown as it comes.
 LOSS: Final = "train/loss"
+TOO_LONG: Final = "train/left_out_too_long_prompts"
 LEARNING_RATE: Final = "train/learning_rate"
 SFT_VALID_LOSS: Final = "valid/loss_nats_per_token"
 SFT_VALID_SCORE: Final = "valid/score"

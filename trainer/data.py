@@ -5,17 +5,35 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from trainer.config import PPOConfig
-from trainer.contract import DATA, ContractError, RunSpec, TextRecord, _Record, read_records
+from trainer.contract import (
+    DATA,
+    TOO_LONG,
+    ContractError,
+    RunSpec,
+    TextRecord,
+    _Record,
+    read_records,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 R = TypeVar("R", bound=_Record)
+
+
+class Prompted(Protocol):
+    """A record with a prompt."""
+
+    @property
+    def prompt(self) -> str: ...
+
+
+P = TypeVar("P", bound=Prompted)
 
 
 def load_records(run_dir: Path, spec: RunSpec, name: str, kind: type[R]) -> list[R]:
@@ -55,18 +73,48 @@ class Encoder:
         encoded = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
         return list(encoded["input_ids"])
 
+    @cached_property
+    def start(self) -> list[int]:
+        """The model's beginning-of-text, which prompts and documents begin with; [] without one."""
+        start: list[int] = self.tokenizer("")["input_ids"][:1]
+        return start if start == [self.tokenizer.bos_token_id] else []
+
+    def _in_template(self, prompts: list[str]) -> list[list[int]]:
+        before, after = self.template.split("{prompt}")
+        return [self.start + ids for ids in self.text([before + p + after for p in prompts])]
+
+    def fitting(self, records: Sequence[P]) -> list[P]:
+        """The records whose prompts have at most max_prompt_tokens; it prints how many have more.
+
+        The paper drops prompts that are longer than 1,000 tokens (appendix A).
+        """
+        rows = self._in_template([record.prompt for record in records])
+        kept = [
+            record
+            for record, ids in zip(records, rows, strict=True)
+            if len(ids) <= self.max_prompt_tokens
+        ]
+        if len(kept) < len(records):
+            print(
+                f"left out: {len(records) - len(kept)} of {len(records)} records, whose prompts "
+                f"have more tokens than max_prompt_tokens {self.max_prompt_tokens}",
+                flush=True,
+            )
+        return kept
+
     def prompts(self, prompts: list[str]) -> list[list[int]]:
         """Ids of prompts in the template, after the model's beginning-of-text where it has one.
 
-        Raises ContractError where one is longer than max_prompt_tokens: a prompt that is cut is
-        another prompt.
+        Raises ContractError where one is longer than max_prompt_tokens, as a prompt that is cut is
+        another prompt, and where one has no token.
         """
-        before, after = self.template.split("{prompt}")
-        start = self.tokenizer("")["input_ids"][:1]
-        if start != [self.tokenizer.bos_token_id]:
-            start = []
-        rows = [start + ids for ids in self.text([before + p + after for p in prompts])]
+        rows = self._in_template(prompts)
         for prompt, ids in zip(prompts, rows, strict=True):
+            if not ids:
+                raise ContractError(
+                    f"the prompt {prompt!r} has no token in the template {self.template!r}: there "
+                    "is nothing to continue"
+                )
             if len(ids) > self.max_prompt_tokens:
                 raise ContractError(
                     f"the prompt {prompt[:60]!r} has {len(ids)} tokens, "
@@ -80,8 +128,14 @@ class Encoder:
         return [[*ids[: limit - 1], self.eos] for ids in self.text(completions)]
 
     def documents(self, records: Sequence[TextRecord]) -> list[list[int]]:
-        """Ids of each document, ended by end-of-text."""
-        return [[*ids, self.eos] for ids in self.text([r.text for r in records])]
+        """Ids of each document, after the model's beginning-of-text, ended by end-of-text."""
+        return [[*self.start, *ids, self.eos] for ids in self.text([r.text for r in records])]
+
+
+def left_out(given: Sequence[Prompted], kept: Sequence[Prompted]) -> dict[str, float]:
+    """What a run's result says of `Encoder.fitting`, nothing where it left none out."""
+    count = len(given) - len(kept)
+    return {TOO_LONG: float(count)} if count else {}
 
 
 def packed_rows(documents: Iterable[Sequence[int]], row_tokens: int) -> list[list[Sequence[int]]]:

@@ -81,7 +81,8 @@ class LocalEngine:
         temperature: float,
     ) -> list[Sampled]:
         # With gradients a wrapped model would expect a backward pass after this one.
-        with torch.no_grad(), self.processes.gathered(self.passes):
+        autocast = self.processes.accelerator.autocast()
+        with torch.no_grad(), autocast, self.processes.gathered(self.passes):
             sampled: list[Sampled] = self.passes(
                 sample,
                 prompts,

@@ -79,14 +79,14 @@ def load_reward_model(
     classifies = any("SequenceClassification" in a for a in config.architectures or [])
     if not classifies and not new_head:
         raise ContractError(f"{source}: not a reward model ({config.architectures})")
+    if classifies and config.num_labels != 1:
+        raise ContractError(f"{source}: {config.num_labels} labels; a reward model has one")
     model = _loaded(
         source,
         AutoModelForSequenceClassification.from_pretrained,
         dtype=torch.float32,
         num_labels=1,
     )
-    if model.num_labels != 1:
-        raise ContractError(f"{source}: {model.num_labels} labels; a reward model has one")
     if not classifies:
         nn.init.zeros_(model.score.weight)  # every score starts at 0, whatever the seed
     if not classifies or not hasattr(model.config, "reward_bias"):
@@ -196,20 +196,27 @@ def context_of(model: PreTrainedModel) -> int | None:
     return context
 
 
-def check_context(model: PreTrainedModel, tokens: int) -> None:
-    """Raises ContractError where the model cannot read that many tokens."""
+def check_context(
+    model: PreTrainedModel,
+    tokens: int,
+    *,
+    of: str = "prompt and completion together",
+    lower: str = "max_prompt_tokens or max_completion_tokens",
+) -> None:
+    """Raises ContractError where the model cannot read that many tokens.
+
+    of and lower say whose they are and which fields of the configuration bound them.
+    """
     context = context_of(model)
     if context is not None and tokens > context:
         raise ContractError(
-            f"prompt and completion may have {tokens} tokens together, the model reads {context}: "
-            "lower max_prompt_tokens or max_completion_tokens"
+            f"{tokens} tokens of {of} are too many, the model reads {context}: lower {lower}"
         )
     window = getattr(model.config, "sliding_window", None)
     if window is not None and tokens > window:
         raise ContractError(
-            f"prompt and completion may have {tokens} tokens together, and the model attends to "
-            f"the last {window} only, which packed rows do not: lower max_prompt_tokens or "
-            "max_completion_tokens"
+            f"{tokens} tokens of {of} are too many, as the model attends to the last {window} "
+            f"only, which packed rows do not: lower {lower}"
         )
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from trainer.attention import wanted_of
-from trainer.data import Encoder
+from trainer.data import Encoder, parts_of
 from trainer.decoding import Decoding
 from trainer.ensemble import mean_and_spread
 from trainer.packing import Packed, Tree, pack
@@ -26,7 +26,6 @@ from trainer.products import linear, matmul, rounded
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SCORED_PROMPTS = 32  # in one pass of score_completions
 HELD_LOGITS = 1 << 26  # more are computed in chunks, forward and backward, and never held at once
 CHUNK = 512  # tokens: enough for the products, and few where chunks are to spare memory
 
@@ -219,11 +218,15 @@ def tree_scores(model: PreTrainedModel, trees: Sequence[Tree]) -> Tensor:
 
 @torch.no_grad()
 def score_completions(
-    model: PreTrainedModel, encoder: Encoder, prompts: list[str], completions: list[str]
+    model: PreTrainedModel,
+    encoder: Encoder,
+    prompts: list[str],
+    completions: list[str],
+    pass_tokens: int,
 ) -> tuple[list[float], list[float] | None]:
     """(scores, spreads) of the completions, each under its prompt, spreads None but of an ensemble.
 
-    Neighbours with one prompt share its pass.
+    Neighbours with one prompt share its pass; a pass has at most `pass_tokens` tokens.
     """
     trees: list[tuple[list[int], list[list[int]]]] = []
     for prompt, completion in zip(
@@ -232,9 +235,10 @@ def score_completions(
         if not trees or trees[-1][0] != prompt:
             trees.append((prompt, []))
         trees[-1][1].append(completion)
-    parts = [
-        tree_scores(model, trees[first : first + SCORED_PROMPTS])
-        for first in range(0, len(trees), SCORED_PROMPTS)
-    ]
-    scores, spreads = mean_and_spread(torch.cat(parts))
+    lengths = [len(prompt) + sum(map(len, own)) for prompt, own in trees]
+    by_tree: dict[int, Tensor] = {}
+    for part in parts_of(lengths, pass_tokens):
+        made = tree_scores(model, [trees[i] for i in part])
+        by_tree |= zip(part, made.split([len(trees[i][1]) for i in part]), strict=True)
+    scores, spreads = mean_and_spread(torch.cat([by_tree[i] for i in range(len(trees))]))
     return scores.tolist(), None if spreads is None else spreads.tolist()

@@ -13,7 +13,8 @@ Deviations from the paper, and what it leaves open:
 - Weights and optimizer are float32; the passes are in half precision where accelerate is told so
   (trainer/accelerate/bf16.yaml). The paper's weights are half precision with a float32 copy.
 - An epoch's batches are as even as can be, so they may hold fewer than batch_prompts prompts.
-- The gradient's norm is clipped. The paper does not say whether it does so.
+- The gradient's norm is clipped. The paper does not say whether it does so, nor Adam's epsilon,
+  which is PPO's here.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from trainer.contract import (
     DemonstrationRecord,
     RankingRecord,
 )
-from trainer.data import Encoder, epoch_batches, load_records, parts_of
+from trainer.data import Encoder, epoch_batches, left_out, load_records, parts_of
 from trainer.ensemble import add_members, merge_members, prompt_weights, save_members
 from trainer.losses import pairs_of, ranking_loss
 from trainer.models import (
@@ -178,6 +179,8 @@ def train_reward(run_dir: Path) -> None:
         max_prompt_tokens=config.max_prompt_tokens,
         max_completion_tokens=config.max_completion_tokens,
     )
+    given, records = records, encoder.fitting(records)
+    demonstrations = encoder.fitting(demonstrations)
     train = elements_of(
         [r for r in records if r.split == "train"],
         encoder,
@@ -186,7 +189,10 @@ def train_reward(run_dir: Path) -> None:
     )
     valid = elements_of([r for r in records if r.split == "valid"], encoder)
     if not train:
-        raise ContractError("there is no ranking of split 'train' with a pair that is not a tie")
+        raise ContractError(
+            "there is no ranking of split 'train' with a pair that is not a tie and a prompt of "
+            f"at most {config.max_prompt_tokens} tokens (max_prompt_tokens)"
+        )
     model = load_reward_model(source, tokenizer, new_head=True)
     add_members(model, config.members)
     check_context(model, max(len(e.prompt) + max(map(len, e.completions)) for e in train + valid))
@@ -222,7 +228,7 @@ def train_reward(run_dir: Path) -> None:
         checkpoints.after(done)
 
     model = run.processes.whole(model)
-    last = {"train/rankings": float(len(train))}
+    last = {"train/rankings": float(len(train))} | left_out(given, records)
     figures: dict[str, Any] = {}
     biases = torch.full((config.members,), float(model.config.reward_bias))
     if demonstrations:

@@ -1,7 +1,8 @@
 """sample: completions of the policies of a spec, scored where it names a reward model.
 
 A request with best_of b draws b samples for each completion, and the reward model's favourite is
-it: a policy at most log b - (b - 1)/b nats from the one that is sampled (Stiennon et al. 2020).
+it: a policy at most log b - (b - 1)/b nats from the one that is sampled (Stiennon et al. 2020). A
+completion without end-of-text is scored as if it ended there, and may be the favourite.
 
 Requests are grouped by policy and by length; the n completions of one prompt share its prefill.
 Every batch has its own seed, so a resumed run writes what an uninterrupted one would have written.
@@ -150,6 +151,9 @@ def run_sample(run_dir: Path) -> None:
         reward_encoder = encoder_for(run, config, source)
         reward_model = load_reward_model(source, reward_encoder.tokenizer)
         load_members(reward_model, source)
+        asked = reward_encoder.prompts(list({request.prompt for request in requests}))
+        longest = max(map(len, asked), default=0)
+        check_context(reward_model, longest + config.max_completion_tokens)
     done = Done()
     start, checkpoints, metrics = run.resume({"done": done}, config, total_steps=len(batches))
 
@@ -182,9 +186,14 @@ def run_sample(run_dir: Path) -> None:
         scores: list[float] | None = None
         spreads: list[float] | None = None
         if reward_model is not None and reward_encoder is not None:
-            scores, spreads = score_completions(
-                reward_model, reward_encoder, [requests[i].prompt for i, _ in owners], texts
-            )
+            with run.processes.accelerator.autocast():
+                scores, spreads = score_completions(
+                    reward_model,
+                    reward_encoder,
+                    [requests[i].prompt for i, _ in owners],
+                    texts,
+                    config.pass_tokens,
+                )
         for row, (i, draw) in enumerate(owners):
             record = CompletionRecord(
                 prompt_id=requests[i].prompt_id,

@@ -13,7 +13,8 @@ Deviations from the paper, and what it leaves open:
 - Weights and optimizer are float32; the passes are in half precision where accelerate is told so
   (trainer/accelerate/bf16.yaml). The paper's weights are half precision with a float32 copy.
 - An epoch's batches are as even as can be, so they may hold fewer than batch_size demonstrations.
-- The gradient's norm is clipped. The paper does not say whether it does so.
+- The gradient's norm is clipped. The paper does not say whether it does so, nor Adam's epsilon,
+  which is PPO's here.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from trainer.contract import (
     DemonstrationRecord,
     TextRecord,
 )
-from trainer.data import Encoder, endless, epoch_batches, load_records, packed_rows
+from trainer.data import Encoder, endless, epoch_batches, left_out, load_records, packed_rows
 from trainer.models import check_context, load_policy, load_tokenizer, model_source
 from trainer.passes import mean_language_loss
 from trainer.processes import Processes
@@ -48,8 +49,16 @@ if TYPE_CHECKING:
 Example = tuple[list[int], list[int]]  # ids of prompt, of completion and end-of-text
 
 
-# Where GPT-2 and its kin, and where GPT-NeoX (Pythia) keep it; a layer of OPT has a number.
-RESIDUAL_DROPOUTS = ("resid_dropout", "mlp.dropout", "post_attention_dropout", "post_mlp_dropout")
+# Where GPT-2 and its kin, GPT-NeoX (Pythia) and Phi 3 keep it; Starcoder 2 has a number of its own,
+# and so has a layer of OPT.
+RESIDUAL_DROPOUTS = (
+    "resid_dropout",
+    "mlp.dropout",
+    "post_attention_dropout",
+    "post_mlp_dropout",
+    "resid_attn_dropout",
+    "resid_mlp_dropout",
+)
 
 
 def set_residual_dropout(model: PreTrainedModel, probability: float) -> bool:
@@ -63,9 +72,10 @@ def set_residual_dropout(model: PreTrainedModel, probability: float) -> bool:
             residual = name.endswith(RESIDUAL_DROPOUTS)
             module.p = probability if residual else 0.0
             found = found or residual
-        for number in ("dropout", "attention_dropout"):
+        for number in ("dropout", "attention_dropout", "residual_dropout"):
             if type(getattr(module, number, None)) in (float, int):
-                residual = number == "dropout" and type(module).__name__.endswith("Layer")
+                layer = type(module).__name__.endswith("Layer")
+                residual = number == "residual_dropout" or (number == "dropout" and layer)
                 setattr(module, number, probability if residual else 0.0)
                 found = found or residual
     return found
@@ -97,13 +107,17 @@ def train_sft(run_dir: Path) -> None:
         max_prompt_tokens=config.max_prompt_tokens,
         max_completion_tokens=config.max_completion_tokens,
     )
+    given, records = records, encoder.fitting(records)
     prompts = encoder.prompts([r.prompt for r in records])
     completions = encoder.completions([r.completion for r in records])
     examples = list(zip(prompts, completions, strict=True))
     train = [e for e, r in zip(examples, records, strict=True) if r.split == "train"]
     valid = [e for e, r in zip(examples, records, strict=True) if r.split == "valid"]
     if not train:
-        raise ContractError("there is no demonstration of split 'train'")
+        raise ContractError(
+            "there is no demonstration of split 'train' with a prompt of at most "
+            f"{config.max_prompt_tokens} tokens (max_prompt_tokens)"
+        )
     pretraining = None
     if config.pretraining_fraction > 0:
         documents = load_records(run_dir, run.spec, "pretraining", TextRecord)
@@ -111,6 +125,9 @@ def train_sft(run_dir: Path) -> None:
 
     model = load_policy(source, tokenizer)
     check_context(model, max(len(p) + len(c) for p, c in examples))
+    if pretraining is not None:
+        longest = max(len(document) for row in pretraining for document in row)
+        check_context(model, longest, of="a pretraining document", lower="pretraining_tokens")
     scorer = None
     if "reward" in run.spec.models and valid:
         unique = {tuple(prompt): prompt for prompt, _ in valid}
@@ -182,6 +199,7 @@ def train_sft(run_dir: Path) -> None:
         checkpoints.after(done, score)  # which keeps the first state of those that score highest
 
     last = {"train/demonstrations": float(len(train)), "train/epochs": float(config.epochs)}
+    last |= left_out(given, records)
     figures: dict[str, Any] = {}
     if valid:
         chosen = {**epochs.chosen}

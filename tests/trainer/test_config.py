@@ -41,6 +41,7 @@ def test_defaults_are_the_papers(kind: type[Any]) -> None:
         (PPOConfig, {"kl_controller": "fix"}, "PPOConfig.kl_controller: 'fix' is none of"),
         (PPOConfig, {"minibatches": 7}, "PPOConfig.minibatches: 7 do not divide"),
         (PPOConfig, {"episodes": 100}, "PPOConfig.episodes: 100 are less than one batch"),
+        (PPOConfig, {"episodes": 1000}, "1000 are no whole number of .* 512; 512 or 1024 are"),
         (PPOConfig, {"temperature": 0}, "PPOConfig.temperature: 0.0 must be above 0"),
         (PPOConfig, {"ema_decay": 1}, r"PPOConfig.ema_decay: 1.0 is not in \[0, 1\)"),
         (SampleConfig, {"temperature": -1}, "SampleConfig.temperature: -1.0 is below 0"),

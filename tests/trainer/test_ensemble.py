@@ -75,9 +75,9 @@ def test_what_is_saved_scores_as_the_mean_of_its_members(ensemble_run: Path) -> 
 
     model, encoder, source = loaded(ensemble_run)
     texts = ["The cat.", "The dog.", "The cat cat."]
-    alone, no_spread = score_completions(model, encoder, [prompts()[0]] * 3, texts)
+    alone, no_spread = score_completions(model, encoder, [prompts()[0]] * 3, texts, 100)
     assert load_members(model, source) == 3
-    together, spread = score_completions(model, encoder, [prompts()[0]] * 3, texts)
+    together, spread = score_completions(model, encoder, [prompts()[0]] * 3, texts, 100)
     assert no_spread is None
     assert spread is not None
     assert min(spread) > 0

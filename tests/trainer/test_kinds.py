@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.trainer.conftest import (
+    ROOT,
     MakeRun,
     demonstrations,
     metric_lines,
@@ -32,6 +36,7 @@ from trainer.contract import (
     RM_LONGER_WINS,
     RM_PAIRS,
     SFT_VALID_LOSS,
+    TOO_LONG,
     CompletionRecord,
     ContractError,
     TextRecord,
@@ -193,6 +198,57 @@ def test_ppo_reads_pretraining_text_that_its_mix_does_not_hold(
     assert PPO_PTX_LOSS not in line["values"]
 
 
+@pytest.mark.parametrize("kind", ["sft", "ppo"])
+def test_pretraining_text_that_the_model_cannot_read_is_refused(
+    base_run: Path, reward_run: Path, make_run: MakeRun, kind: str
+) -> None:
+    spec = ppo_spec(base_run, reward_run, ptx_tokens=65)
+    field = "ptx_tokens"
+    if kind == "sft":
+        field = "pretraining_tokens"
+        spec = {
+            "kind": "sft",
+            "models": {"init": str(base_run / "model")},
+            "data": {"demonstrations": demonstrations()},
+            "config": {"pretraining_fraction": 0.1, field: 65},
+        }
+    spec["data"]["pretraining"] = [{"text": "The cat sleeps. " * 20}]
+    run = make_run(kind, **spec)
+    message = f"65 tokens of a pretraining document are too many, .* lower {field}"
+    with pytest.raises(ContractError, match=message):
+        (train_sft if kind == "sft" else train_ppo)(run)
+
+
+def test_prompts_that_are_too_long_are_left_out_and_counted(
+    base_run: Path, reward_run: Path, make_run: MakeRun
+) -> None:
+    long = "Name a red cat, " * 9
+    spec = ppo_spec(base_run, reward_run, episodes=32, max_prompt_tokens=30)
+    for i in range(3):
+        spec["data"]["prompts"].append({"prompt_id": 90 + i, "prompt": long, "split": "train"})
+    sft_data = [*demonstrations(), {**demonstrations()[1], "prompt": long}]
+    ranked = [*rankings(), {**rankings()[1], "prompt": long}]
+    models = {"init": str(base_run / "model")}
+    limit = {"epochs": 1, "max_prompt_tokens": 30}
+    runs = {
+        make_run("ppo", **spec): (train_ppo, 3.0),
+        make_run(
+            "sft", kind="sft", models=models, data={"demonstrations": sft_data}, config=limit
+        ): (train_sft, 1.0),
+        make_run("reward", kind="reward", models=models, data={"rankings": ranked}, config=limit): (
+            train_reward,
+            1.0,
+        ),
+    }
+    for run, (train, count) in runs.items():
+        train(run)
+        result = read_result(run)
+        assert result is not None
+        assert result.metrics[TOO_LONG] == count
+        card = (run / "model" / "README.md").read_text()
+        assert f"| {TOO_LONG} | {count:.6g} |" in card
+
+
 def test_another_spec_or_other_data_does_not_resume(base_run: Path, make_run: MakeRun) -> None:
     run = make_run(
         "reward",
@@ -225,7 +281,7 @@ def test_sample_answers_every_request_in_order(
         kind="sample",
         models={"a": base, "b": base, "reward": str(reward_run / "model")},
         data={"requests": requests},
-        config={"max_completion_tokens": 16, "batch_completions": 6},
+        config={"max_completion_tokens": 16, "batch_completions": 6, "pass_tokens": 60},
     )
     run_sample(run)
     records = list(read_records(run / "completions.jsonl", CompletionRecord))
@@ -248,9 +304,54 @@ def test_sample_answers_every_request_in_order(
         ),
         [prompt_of[r.prompt_id] for r in records],
         [r.text for r in records],
+        1000,
     )[0]
     assert [r.score for r in records] == pytest.approx(expected, abs=1e-4)
     assert max(expected) - min(expected) > 0.01
+
+
+def test_a_reward_model_that_cannot_read_so_much_is_refused_before_sampling(
+    base_run: Path, reward_run: Path, make_run: MakeRun
+) -> None:
+    base = str(base_run / "model")
+    run = make_run(
+        "sample",
+        kind="sample",
+        models={"a": base, "reward": str(reward_run / "model")},
+        data={"requests": [{"prompt_id": 1, "prompt": prompts()[0], "policy": "a"}]},
+        config={"max_completion_tokens": 60},
+    )
+    with pytest.raises(ContractError, match=r"too many, the model reads 64"):
+        run_sample(run)
+    assert not (run / "metrics.jsonl").exists()
+
+
+def test_half_precision_is_that_of_sampling_too(
+    base_run: Path, reward_run: Path, make_run: MakeRun
+) -> None:
+    spec = {
+        "kind": "sample",
+        "models": {"a": str(base_run / "model"), "reward": str(reward_run / "model")},
+        "data": {
+            "requests": [
+                {"prompt_id": i, "prompt": p, "policy": "a"} for i, p in enumerate(prompts())
+            ]
+        },
+        "config": {"max_completion_tokens": 12},
+    }
+    full, half = make_run("full", **spec), make_run("half", **spec)
+    run_sample(full)
+    env = {**os.environ, "ACCELERATE_MIXED_PRECISION": "bf16", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "trainer", "sample", str(half)]
+    subprocess.run(command, cwd=ROOT, env=env, check=True)
+    ours, theirs = (
+        list(read_records(run / "completions.jsonl", CompletionRecord)) for run in (half, full)
+    )
+    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.text == b.text]
+    assert len(pairs) > len(ours) / 2
+    for one, other in pairs:
+        assert one.score == pytest.approx(other.score, abs=0.2)
+    assert any(one.score != other.score for one, other in pairs)
 
 
 def test_the_best_of_n_is_what_the_reward_model_scores_highest(
@@ -338,7 +439,7 @@ def test_the_best_of_n_needs_a_choice(
         ("sft", {"data": {}}, "kind sft needs data 'demonstrations'"),
         ("sft", {"data": {"demonstrations": "gone.jsonl"}}, "gone.jsonl: not found"),
         ("sft", {"config": {"epoch": 1}}, "no field 'epoch'"),
-        ("sft", {"config": {"max_prompt_tokens": 4}}, "more than max_prompt_tokens 4"),
+        ("sft", {"config": {"max_prompt_tokens": 4}}, "split 'train' with a prompt of at most 4"),
     ],
 )
 def test_what_is_wrong_is_said(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,8 @@ import pytest
 import torch
 
 from tests.trainer.conftest import demonstrations, prompts
-from trainer.contract import ContractError
-from trainer.data import Encoder
+from trainer.contract import TOO_LONG, ContractError, PromptRecord, TextRecord
+from trainer.data import Encoder, left_out
 from trainer.models import (
     GELU,
     Average,
@@ -103,6 +105,7 @@ def test_demonstrations_score_zero_on_average(reward_run: Path, reward_model: An
         encoder_of(load_tokenizer(str(reward_run / "model"))),
         [d["prompt"] for d in train],
         [d["completion"] for d in train],
+        1000,
     )[0]
     assert sum(scores) / len(scores) == pytest.approx(0, abs=1e-5)
     assert abs(reward_model.config.reward_bias) > 0.01  # without it they would not
@@ -212,6 +215,47 @@ def test_text_never_becomes_end_of_text(base_model: tuple[Any, Any]) -> None:
     assert base_model[1].decode(prompt) == "a<|endoftext|>b\n\n"
 
 
+def test_a_model_s_beginning_of_text_stands_before_prompts_and_documents(
+    base_model: tuple[Any, Any],
+) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = copy.deepcopy(base_model[1])
+    tokenizer.add_special_tokens({"bos_token": "<|begin|>"})
+    begin = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|begin|> $A", special_tokens=[("<|begin|>", begin)]
+    )
+    plain, encoder = encoder_of(base_model[1]), encoder_of(tokenizer)
+    assert encoder.prompts(["Hi"]) == [[begin, *plain.prompts(["Hi"])[0]]]
+    document = TextRecord(text="The cat.")
+    assert encoder.documents([document]) == [[begin, *plain.documents([document])[0]]]
+    assert encoder.completions(["Hi"]) == plain.completions(["Hi"])
+
+
+def test_a_prompt_without_a_token_is_refused(base_model: tuple[Any, Any]) -> None:
+    encoder = replace(encoder_of(base_model[1]), template="{prompt}")
+    with pytest.raises(ContractError, match="the prompt '' has no token in the template"):
+        encoder.prompts(["Hi", ""])
+
+
+def test_records_with_too_long_prompts_are_left_out_aloud(
+    base_model: tuple[Any, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = encoder_of(base_model[1], max_prompt_tokens=10)
+    records = [
+        PromptRecord(prompt_id=i, prompt=text, split="train")
+        for i, text in enumerate(["A cat.", prompts()[0] * 5, "A dog."])
+    ]
+    kept = encoder.fitting(records)
+    assert [r.prompt_id for r in kept] == [0, 2]
+    assert "left out: 1 of 3 records, whose prompts have more" in capsys.readouterr().out
+    assert left_out(records, kept) == {TOO_LONG: 1.0}
+    assert encoder.fitting(kept) == kept
+    assert left_out(kept, kept) == {}
+    assert capsys.readouterr().out == ""
+
+
 def test_a_prompt_is_refused_and_a_completion_cut(base_model: tuple[Any, Any]) -> None:
     encoder = encoder_of(base_model[1], max_prompt_tokens=10, max_completion_tokens=5)
     with pytest.raises(ContractError, match="more than max_prompt_tokens 10"):
@@ -223,7 +267,10 @@ def test_a_prompt_is_refused_and_a_completion_cut(base_model: tuple[Any, Any]) -
 
 def test_a_context_too_small_is_refused(base_model: tuple[Any, Any]) -> None:
     check_context(base_model[0], 64)
-    with pytest.raises(ContractError, match="65 tokens together, the model reads 64"):
+    with pytest.raises(
+        ContractError,
+        match=r"65 tokens of .* too many, the model reads 64",
+    ):
         check_context(base_model[0], 65)
 
 
@@ -242,13 +289,28 @@ def test_a_sliding_window_is_never_overstepped() -> None:
         )
     )
     check_context(model, 16)
-    with pytest.raises(ContractError, match="17 tokens together, and the model attends to"):
+    with pytest.raises(
+        ContractError,
+        match=r"17 tokens of .* the model attends to the last 16",
+    ):
         check_context(model, 17)
 
 
 def test_a_policy_is_no_reward_model(base_run: Path, base_model: tuple[Any, Any]) -> None:
     with pytest.raises(ContractError, match="not a reward model"):
         load_reward_model(str(base_run / "model"), base_model[1])
+
+
+def test_a_classifier_of_two_labels_is_no_reward_model(
+    base_model: tuple[Any, Any], tmp_path: Path
+) -> None:
+    from transformers import GPTNeoXForSequenceClassification
+
+    config = copy.deepcopy(base_model[0].config)
+    config.num_labels = 2
+    GPTNeoXForSequenceClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(ContractError, match="2 labels; a reward model has one"):
+        load_reward_model(str(tmp_path), base_model[1])
 
 
 def test_average_by_hand() -> None:

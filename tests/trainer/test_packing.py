@@ -35,6 +35,8 @@ TINY: dict[str, dict[str, Any]] = {
         "head_dim": 8,
     },
     "opt": {"num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64},
+    "phi3": {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
+    "starcoder2": {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
 }
 SIZES = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 64}
 
@@ -49,9 +51,13 @@ def tiny(architecture: str, kind: str) -> Any:
 
     torch.manual_seed(5)
     config = AutoConfig.for_model(
-        architecture, **SIZES, **TINY[architecture], initializer_range=0.2, num_labels=1
+        architecture,
+        **SIZES,
+        **TINY[architecture],
+        initializer_range=0.2,
+        num_labels=1,
+        pad_token_id=1,
     )
-    config.pad_token_id = 1
     config.reward_bias = 0.0
     classes = {"policy": AutoModelForCausalLM, "reward": AutoModelForSequenceClassification}
     model: Any = classes[kind].from_config(config)
@@ -296,7 +302,7 @@ def test_every_architecture_samples_what_it_reads(
 def test_dropout_is_the_residual_stream_s_alone(architecture: str) -> None:
     model = tiny(architecture, "policy")
     for module in model.modules():  # everywhere, as a base model's configuration may have it
-        for number in ("p", "dropout", "attention_dropout"):
+        for number in ("p", "dropout", "attention_dropout", "residual_dropout"):
             if isinstance(getattr(module, number, None), float):
                 setattr(module, number, 0.4)
     use_packed_attention(model)

@@ -159,7 +159,10 @@ def test_answers_fit_into_the_context(
     ids = encoder.prompts(prompts())
     scorer = Scorer(run, config, encoder, ids, policy)
     assert scorer.uniform.shape == (9, 1, 64 - max(map(len, scorer.prompts)))
-    with pytest.raises(ContractError, match="65 tokens together, the model reads 64"):
+    with pytest.raises(
+        ContractError,
+        match=r"65 tokens of .* too many, the model reads 64",
+    ):
         Scorer(run, config, encoder, [[5] * 64], policy)
 
 

@@ -145,7 +145,7 @@ def test_ppo_stops_where_the_server_tells_logprobs_of_something_else(
 ) -> None:
     server.logprob_error = 0.01
     spec = ppo_spec(base_run, reward_run, episodes=32)
-    with pytest.raises(TrainingError, match=r"first ratio is 0\.01 .* by the server http://127"):
+    with pytest.raises(TrainingError, match=r"up to 0\.01 nats .* by the server http://127"):
         train_ppo(make_run("refused", **spec))
     monkeypatch.setenv("PLUMBLINE_ROLLOUT_RATIO_TOLERANCE", "0.02")
     train_ppo(make_run("allowed", **spec))

@@ -32,6 +32,8 @@ from trainer.contract import (
     SPEC,
     ContractError,
     RunSpec,
+    check_inputs,
+    inputs_of,
     read_result,
     read_spec,
     write_json,
@@ -70,7 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise ContractError(f"{given.run_dir}: its spec is of kind {spec.kind}")
         if settings:
             _configure(given.run_dir, spec, settings)
-        if given.kind != CROSSVALIDATE and read_result(given.run_dir) is not None:
+        result = None if given.kind == CROSSVALIDATE else read_result(given.run_dir)
+        if result is not None:
+            made = given.run_dir / RESULT
+            check_inputs(result.inputs, inputs_of(given.run_dir, spec), made, made)
             print(f"{given.run_dir}: it is done, {RESULT} is there", flush=True)
             return 0
     except (ContractError, ConfigError) as error:

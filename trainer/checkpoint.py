@@ -10,13 +10,12 @@ and on the disk; it gets such a name again before it is removed. So what has a n
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -25,7 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainer.contract import CHECKPOINTS, SPEC, ContractError, write_json
+from trainer.contract import CHECKPOINTS, ContractError, check_inputs, write_json
 from trainer.metrics import writing
 from trainer.processes import Processes, full, sharded_like
 
@@ -56,8 +55,7 @@ class Best:
 class Checkpoints:
     """Saves `parts` and resumes them. One is made a run, before the first step.
 
-    inputs are the files of the run directory that decide what the run does; with others it cannot
-    go on.
+    inputs are what the run is made of (trainer.contract.inputs_of); with others it cannot go on.
     """
 
     # SIGTERM came. It is the process's: cross-validation makes many of these, one after another.
@@ -69,7 +67,7 @@ class Checkpoints:
         parts: Mapping[str, Part],
         processes: Processes,
         *,
-        inputs: Sequence[str] = (SPEC,),
+        inputs: dict[str, str],
         seconds: float,
         kept: int,
     ) -> None:
@@ -80,7 +78,7 @@ class Checkpoints:
         self.seconds = seconds
         self.kept = kept
         self.best: Best | None = None
-        self.inputs = {name: _digest(run_dir / name) for name in inputs}
+        self.inputs = inputs
         self._saved_at = time.monotonic()
         signal.signal(signal.SIGTERM, self._on_sigterm)
 
@@ -116,18 +114,12 @@ class Checkpoints:
     def _load(self, path: Path, parts: Mapping[str, Part]) -> dict[str, Any]:
         """Load the parts from a checkpoint and return its state.json."""
         state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-        before = state.get("inputs", {})
-        other = [name for name, digest in self.inputs.items() if before.get(name) != digest]
-        if other:
+        if "inputs" not in state or parts.keys() - state["parts"].keys():
             raise ContractError(
-                f"{path}: made with another {' and another '.join(other)}; put it back, or remove "
-                f"{self.directory} to start over"
+                f"{path}: made by another version of the trainer; remove {self.directory} to "
+                "start over"
             )
-        if missing := parts.keys() - state["parts"].keys():
-            raise ContractError(
-                f"{path}: made by another version of the trainer, without "
-                f"{' and '.join(sorted(missing))}; remove {self.directory} to start over"
-            )
+        check_inputs(state["inputs"], self.inputs, path, self.directory)
         tensors = load_file(path / TENSORS)
         for name, part in parts.items():
             part.load_state_dict(_sharded(part, _merged(state["parts"][name], tensors)))
@@ -191,15 +183,6 @@ class Checkpoints:
 
     def _path(self, step: int, *, hidden: bool = False) -> Path:
         return self.directory / f"{'.' if hidden else ''}step_{step}"
-
-
-def _digest(path: Path) -> str:
-    """The SHA-256 of a file. Raises ContractError where there is none."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise ContractError(f"{path}: not found") from None
 
 
 def _sync(path: Path) -> None:

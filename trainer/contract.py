@@ -18,6 +18,7 @@ is finished, one that has none is not. Any run can be replayed without the app.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -130,6 +131,9 @@ class RunSpec(_Record):
     def __post_init__(self) -> None:
         if self.prompt_template.count("{prompt}") != 1:
             raise ContractError("RunSpec: prompt_template must contain {prompt} exactly once")
+        for name in self.data.values():
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ContractError(f"RunSpec: data {name!r} does not lie in {DATA}/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,12 +246,13 @@ class RunResult(_Record):
     metrics: dict[str, float] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)  # tables and curves of a kind
     versions: dict[str, str] = field(default_factory=dict)  # of plumbline, torch, transformers
+    inputs: dict[str, str] = field(default_factory=dict)  # what it was made of: see inputs_of
     seconds: float = 0.0
 
 
 # Metric keys that the app reads by name; every other key is shown as it comes.
 LOSS: Final = "train/loss"
-TOO_LONG: Final = "train/left_out_too_long_prompts"
+TOO_LONG: Final = "data/too_long_{}"  # prompts, demonstrations, rankings that were left out
 LEARNING_RATE: Final = "train/learning_rate"
 SFT_VALID_LOSS: Final = "valid/loss_nats_per_token"
 SFT_VALID_SCORE: Final = "valid/score"
@@ -302,11 +307,41 @@ def read_spec(run_dir: Path) -> RunSpec:
 
 
 def read_result(run_dir: Path) -> RunResult | None:
-    """The run's result, or None while it has none."""
+    """The run's result, or None while it has none. Raises ContractError with file and reason."""
+    path = run_dir / RESULT
     try:
-        return RunResult.from_json(json.loads((run_dir / RESULT).read_text(encoding="utf-8")))
+        return RunResult.from_json(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
+    except (ContractError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ContractError(f"{path}: {error}") from error
+
+
+def inputs_of(run_dir: Path, spec: RunSpec) -> dict[str, str]:
+    """The SHA-256 of the files of the run directory that decide what the run does, by name.
+
+    Raises ContractError where one is missing.
+    """
+    digests = {}
+    for name in (SPEC, *(f"{DATA}/{name}" for name in sorted(set(spec.data.values())))):
+        try:
+            with (run_dir / name).open("rb") as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise ContractError(f"{run_dir / name}: not found") from None
+    return digests
+
+
+def check_inputs(before: dict[str, str], now: dict[str, str], made: Path, instead: Path) -> None:
+    """Raises ContractError where what `made` was made of, if that is known, is no more as it was.
+
+    instead is what to remove to make it anew.
+    """
+    if other := [name for name, digest in now.items() if before.get(name, digest) != digest]:
+        raise ContractError(
+            f"{made}: made with another {' and another '.join(other)}; put it back, or remove "
+            f"{instead} to start over"
+        )
 
 
 R = TypeVar("R", bound=_Record)

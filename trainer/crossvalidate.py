@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from trainer.config import RewardConfig
 from trainer.contract import (
     CHECKPOINTS,
     CROSSVALIDATION,
@@ -36,8 +37,10 @@ from trainer.contract import (
     write_json,
     write_records,
 )
-from trainer.data import load_records
+from trainer.data import Encoder, load_records
+from trainer.models import load_tokenizer, model_source
 from trainer.processes import Processes
+from trainer.run import Run
 
 FOLDS = "crossvalidation"
 
@@ -78,9 +81,17 @@ def crossvalidate(run_dir: Path, groups: int = 5, seeds: int = 1) -> None:
     """
     if seeds < 1:
         raise ContractError(f"{seeds} seeds: 1 is the least")
-    spec = read_spec(run_dir)
+    run = Run.open(run_dir)
+    spec, processes = run.spec, run.processes
+    config = run.configure(RewardConfig)
+    encoder = Encoder(
+        tokenizer=load_tokenizer(model_source(spec, "init")),
+        template=spec.prompt_template,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_completion_tokens=config.max_completion_tokens,
+    )
     records = load_records(run_dir, spec, "rankings", RankingRecord)
-    processes = Processes()
+    records, _ = run.fitting(encoder, records, "rankings")
     folds: list[dict[str, Any]] = []
     for number, group in enumerate(labeler_groups(records, groups), 1):
         if processes.main:

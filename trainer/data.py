@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from trainer.config import PPOConfig
 from trainer.contract import (
     DATA,
-    TOO_LONG,
     ContractError,
     RunSpec,
     TextRecord,
@@ -80,41 +79,34 @@ class Encoder:
         return start if start == [self.tokenizer.bos_token_id] else []
 
     def _in_template(self, prompts: list[str]) -> list[list[int]]:
+        """Ids of prompts of any length. Raises ContractError where one has no token."""
         before, after = self.template.split("{prompt}")
-        return [self.start + ids for ids in self.text([before + p + after for p in prompts])]
+        rows = [self.start + ids for ids in self.text([before + p + after for p in prompts])]
+        if [] in rows:
+            raise ContractError(
+                f"the prompt {prompts[rows.index([])]!r} has no token in the template "
+                f"{self.template!r}: there is nothing to continue"
+            )
+        return rows
 
-    def fitting(self, records: Sequence[P]) -> list[P]:
-        """The records whose prompts have at most max_prompt_tokens; it prints how many have more.
+    def fitting(self, records: Sequence[P]) -> tuple[list[P], list[list[int]]]:
+        """The records whose prompts have at most max_prompt_tokens, and their prompts' ids.
 
         The paper drops prompts that are longer than 1,000 tokens (appendix A).
         """
         rows = self._in_template([record.prompt for record in records])
-        kept = [
-            record
-            for record, ids in zip(records, rows, strict=True)
-            if len(ids) <= self.max_prompt_tokens
-        ]
-        if len(kept) < len(records):
-            print(
-                f"left out: {len(records) - len(kept)} of {len(records)} records, whose prompts "
-                f"have more tokens than max_prompt_tokens {self.max_prompt_tokens}",
-                flush=True,
-            )
-        return kept
+        pairs = zip(records, rows, strict=True)
+        kept = [(record, ids) for record, ids in pairs if len(ids) <= self.max_prompt_tokens]
+        return [record for record, _ in kept], [ids for _, ids in kept]
 
     def prompts(self, prompts: list[str]) -> list[list[int]]:
         """Ids of prompts in the template, after the model's beginning-of-text where it has one.
 
-        Raises ContractError where one is longer than max_prompt_tokens, as a prompt that is cut is
-        another prompt, and where one has no token.
+        Raises ContractError where one is longer than max_prompt_tokens: a prompt that is cut is
+        another prompt.
         """
         rows = self._in_template(prompts)
         for prompt, ids in zip(prompts, rows, strict=True):
-            if not ids:
-                raise ContractError(
-                    f"the prompt {prompt!r} has no token in the template {self.template!r}: there "
-                    "is nothing to continue"
-                )
             if len(ids) > self.max_prompt_tokens:
                 raise ContractError(
                     f"the prompt {prompt[:60]!r} has {len(ids)} tokens, "
@@ -130,12 +122,6 @@ class Encoder:
     def documents(self, records: Sequence[TextRecord]) -> list[list[int]]:
         """Ids of each document, after the model's beginning-of-text, ended by end-of-text."""
         return [[*self.start, *ids, self.eos] for ids in self.text([r.text for r in records])]
-
-
-def left_out(given: Sequence[Prompted], kept: Sequence[Prompted]) -> dict[str, float]:
-    """What a run's result says of `Encoder.fitting`, nothing where it left none out."""
-    count = len(given) - len(kept)
-    return {TOO_LONG: float(count)} if count else {}
 
 
 def packed_rows(documents: Iterable[Sequence[int]], row_tokens: int) -> list[list[Sequence[int]]]:

@@ -46,7 +46,7 @@ class Metrics:
     def begin(self) -> None:
         """Before the first line, once the state is loaded: drop what is to be written again."""
         if self.written:
-            _keep_lines(self.path, self.lines)
+            self.lines = _keep_lines(self.path, self.lines)
 
     def write(self, step: int, values: dict[str, float], phase: str = "train") -> None:
         """Append one line. Raises TrainingError where a value is not finite or the disk is full."""
@@ -72,12 +72,14 @@ class Metrics:
         self.lines = state_dict["lines"]
 
 
-def _keep_lines(path: Path, count: int) -> None:
-    """Cut the file after so many lines."""
-    if path.exists():
-        with path.open("rb") as file:
-            keep = sum(len(line) for line in islice(file, count))
-        os.truncate(path, keep)
+def _keep_lines(path: Path, count: int) -> int:
+    """Cut the file after so many lines, and return how many it has: its end may have been lost."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        lines = [len(line) for line in islice(file, count) if line.endswith(b"\n")]
+    os.truncate(path, sum(lines))
+    return len(lines)
 
 
 class Recent:

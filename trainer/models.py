@@ -21,7 +21,7 @@ from trainer.metrics import writing
 from trainer.products import use_fast_products
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 PAD = "<|pad|>"
 
@@ -73,9 +73,9 @@ def load_reward_model(
 
     Raises ContractError where `source` is no reward model and none is to be made of it.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
-    config = _loaded(source, AutoConfig.from_pretrained)
+    config = load_config(source)
     classifies = any("SequenceClassification" in a for a in config.architectures or [])
     if not classifies and not new_head:
         raise ContractError(f"{source}: not a reward model ({config.architectures})")
@@ -190,29 +190,37 @@ class Average:
             average.copy_(state_dict[name])
 
 
-def context_of(model: PreTrainedModel) -> int | None:
-    """How many tokens the model can read, None where its architecture sets no limit."""
-    context: int | None = getattr(model.config, "max_position_embeddings", None)
+def load_config(source: str) -> PretrainedConfig:
+    """The configuration of a model, without its weights."""
+    from transformers import AutoConfig
+
+    config: PretrainedConfig = _loaded(source, AutoConfig.from_pretrained)
+    return config
+
+
+def context_of(config: PretrainedConfig) -> int | None:
+    """How many tokens a model can read, None where its architecture sets no limit."""
+    context: int | None = getattr(config, "max_position_embeddings", None)
     return context
 
 
 def check_context(
-    model: PreTrainedModel,
+    config: PretrainedConfig,
     tokens: int,
     *,
     of: str = "prompt and completion together",
     lower: str = "max_prompt_tokens or max_completion_tokens",
 ) -> None:
-    """Raises ContractError where the model cannot read that many tokens.
+    """Raises ContractError where a model of this configuration cannot read that many tokens.
 
     of and lower say whose they are and which fields of the configuration bound them.
     """
-    context = context_of(model)
+    context = context_of(config)
     if context is not None and tokens > context:
         raise ContractError(
             f"{tokens} tokens of {of} are too many, the model reads {context}: lower {lower}"
         )
-    window = getattr(model.config, "sliding_window", None)
+    window = getattr(config, "sliding_window", None)
     if window is not None and tokens > window:
         raise ContractError(
             f"{tokens} tokens of {of} are too many, as the model attends to the last {window} "

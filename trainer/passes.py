@@ -201,8 +201,11 @@ def mean_language_loss(
 def scores_at(model: PreTrainedModel, packed: Packed, places: Sequence[int]) -> Tensor:
     """A reward model's scores (n,) at n places of a packed row; (n, M) where it has M heads."""
     head: nn.Linear = model.score  # type: ignore[assignment]
-    scores: Tensor = head(hidden_states(model, packed, places)).squeeze(-1).float()
-    return scores + float(model.config.reward_bias)
+    hidden = hidden_states(model, packed, places)
+    bias = None if head.bias is None else head.bias.float()
+    with torch.autocast(hidden.device.type, enabled=False):  # rounded, scores would be ties
+        scores = F.linear(hidden, head.weight.float(), bias)
+    return scores.squeeze(-1) + float(model.config.reward_bias)
 
 
 def tree_scores(model: PreTrainedModel, trees: Sequence[Tree]) -> Tensor:
@@ -226,7 +229,8 @@ def score_completions(
 ) -> tuple[list[float], list[float] | None]:
     """(scores, spreads) of the completions, each under its prompt, spreads None but of an ensemble.
 
-    Neighbours with one prompt share its pass; a pass has at most `pass_tokens` tokens.
+    Neighbours with one prompt share its pass. A pass has at most `pass_tokens` tokens, or those of
+    one prompt.
     """
     trees: list[tuple[list[int], list[list[int]]]] = []
     for prompt, completion in zip(

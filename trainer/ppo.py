@@ -10,7 +10,8 @@ Deviations from the paper, and what it leaves open:
 - Log-probabilities of the rollout are those kept from sampling, which saves a forward pass; that
   they are the policy's is checked each iteration by the ratio of the first minibatch. In
   float32 it is 1 within 1e-5 on average; at a single token rounding may take it further, and 1e-4
-  is allowed there. Where the policy starts as the reference, the first KL is held to be 0 likewise.
+  is allowed there. Where the policy starts as the reference its KL is held to be 0 as exactly,
+  but in half precision, which may round the two differently.
 - A pretraining example is a row of whole documents that never see each other, of ptx_tokens at
   most; the pretraining loss is a mean over the tokens of the minibatch's examples.
 - Weights and optimizers are float32; the passes are in half precision where accelerate is told so
@@ -44,7 +45,7 @@ from trainer.contract import (
     ContractError,
     PromptRecord,
 )
-from trainer.data import Encoder, endless, left_out, load_pretraining, load_records
+from trainer.data import Encoder, endless, load_pretraining, load_records
 from trainer.engine import engine_for
 from trainer.ensemble import load_members
 from trainer.metrics import Recent, TrainingError
@@ -86,9 +87,8 @@ def train_ppo(run_dir: Path) -> None:
         max_completion_tokens=config.max_completion_tokens,
     )
     records = load_records(run_dir, run.spec, "prompts", PromptRecord)
-    given = [r for r in records if r.split == "train"]
-    records = encoder.fitting(given)
-    prompts = encoder.prompts([r.prompt for r in records])
+    train = [r for r in records if r.split == "train"]
+    _, prompts = run.fitting(encoder, train, "prompts")
     if not prompts:
         raise ContractError(
             "there is no prompt of split 'train' of at most "
@@ -102,10 +102,10 @@ def train_ppo(run_dir: Path) -> None:
     members = load_members(reward_model, sources["reward"])
     value_model = load_reward_model(sources["reward"], tokenizer)
     for model in (policy, reward_model):
-        check_context(model, max(map(len, prompts)) + config.max_completion_tokens)
+        check_context(model.config, max(map(len, prompts)) + config.max_completion_tokens)
     if documents := [*held_out, *(document for row in pretraining for document in row)]:
         longest = max(map(len, documents))
-        check_context(policy, longest, of="a pretraining document", lower="ptx_tokens")
+        check_context(policy.config, longest, of="a pretraining document", lower="ptx_tokens")
     beta = ppo_math.KLCoefficient(config.kl_coefficient)
     optimizers = (
         torch.optim.Adam(
@@ -140,7 +140,8 @@ def train_ppo(run_dir: Path) -> None:
     ptx_rows = max(1, round(config.ptx_examples_per_episode * size))
     updates = config.minibatches * config.inner_epochs  # an iteration
     ptx_drawn = updates * ptx_rows  # an iteration
-    tolerance = RATIO_TOLERANCE[run.processes.accelerator.mixed_precision]
+    precision = run.processes.accelerator.mixed_precision
+    tolerance, half = RATIO_TOLERANCE[precision], precision != "no"
     if engine.ratio_tolerance is not None:
         tolerance = (engine.ratio_tolerance,) * 2
 
@@ -200,7 +201,7 @@ def train_ppo(run_dir: Path) -> None:
 
         # Rewards and advantages, whitened over the whole batch.
         kl = ppo_math.kl_per_token(rollout.logprobs, reference_logprobs, mask)
-        if iteration == 0 and sources["init"] == sources["reference"]:
+        if iteration == 0 and sources["init"] == sources["reference"] and not half:
             errors = [ppo_math.masked_mean(kl.abs(), mask).item(), kl.abs().max().item()]
             if any(error > limit for error, limit in zip(errors, tolerance, strict=True)):
                 raise TrainingError(
@@ -318,4 +319,4 @@ def train_ppo(run_dir: Path) -> None:
 
     average.copy_to(policy)
     run.save(policy, tokenizer)
-    run.finish(recent.means() | left_out(given, records), versions=engine.versions)
+    run.finish(recent.means(), versions=engine.versions)

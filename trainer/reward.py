@@ -19,6 +19,7 @@ Deviations from the paper, and what it leaves open:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ from trainer.contract import (
     DemonstrationRecord,
     RankingRecord,
 )
-from trainer.data import Encoder, epoch_batches, left_out, load_records, parts_of
+from trainer.data import Encoder, epoch_batches, load_records, parts_of
 from trainer.ensemble import add_members, merge_members, prompt_weights, save_members
 from trainer.losses import pairs_of, ranking_loss
 from trainer.models import (
@@ -75,10 +76,16 @@ class Element:
 
 
 def elements_of(
-    records: list[RankingRecord], encoder: Encoder, *, members: int = 1, seed: int = 0
+    records: Sequence[RankingRecord],
+    prompts: Sequence[list[int]],
+    encoder: Encoder,
+    *,
+    members: int = 1,
+    seed: int = 0,
 ) -> list[Element]:
-    """Rankings as batch elements; those of ties only have no pair and are left out."""
-    prompts = encoder.prompts([r.prompt for r in records])
+    """Rankings, with their prompts' ids, as batch elements; those of ties only have no pair and are
+    left out.
+    """
     flat = iter(encoder.completions([c for r in records for c in r.completions]))
     elements = [
         Element(
@@ -179,23 +186,28 @@ def train_reward(run_dir: Path) -> None:
         max_prompt_tokens=config.max_prompt_tokens,
         max_completion_tokens=config.max_completion_tokens,
     )
-    given, records = records, encoder.fitting(records)
-    demonstrations = encoder.fitting(demonstrations)
-    train = elements_of(
-        [r for r in records if r.split == "train"],
-        encoder,
-        members=config.members,
-        seed=run.spec.seed,
-    )
-    valid = elements_of([r for r in records if r.split == "valid"], encoder)
+    records, prompts = run.fitting(encoder, records, "rankings")
+    elements = elements_of(records, prompts, encoder, members=config.members, seed=run.spec.seed)
+    train = [e for e in elements if e.record.split == "train"]
+    valid = [e for e in elements if e.record.split == "valid"]
     if not train:
         raise ContractError(
             "there is no ranking of split 'train' with a pair that is not a tie and a prompt of "
             f"at most {config.max_prompt_tokens} tokens (max_prompt_tokens)"
         )
+    written, prompts = run.fitting(encoder, demonstrations, "demonstrations")
+    if demonstrations and not written:
+        raise ContractError(
+            "the bias cannot be set: there is no demonstration of split 'train' with a prompt of "
+            f"at most {config.max_prompt_tokens} tokens (max_prompt_tokens)"
+        )
+    completions = encoder.completions([d.completion for d in written])
+    answered = list(zip(prompts, completions, strict=True))
     model = load_reward_model(source, tokenizer, new_head=True)
     add_members(model, config.members)
-    check_context(model, max(len(e.prompt) + max(map(len, e.completions)) for e in train + valid))
+    lengths = [len(e.prompt) + max(map(len, e.completions)) for e in train + valid]
+    lengths += [len(prompt) + len(completion) for prompt, completion in answered]
+    check_context(model.config, max(lengths))
     optimizer: torch.optim.Optimizer = torch.optim.Adam(
         model.parameters(),
         lr=config.learning_rate,
@@ -219,8 +231,8 @@ def train_reward(run_dir: Path) -> None:
         rate = config.learning_rate * cosine(step, total, final=config.final_learning_rate)
         set_learning_rate(optimizer, rate)
         optimizer.zero_grad()
-        elements = [train[i] for i in picked]
-        loss = batch_loss(run.processes, passes, elements, config.pass_tokens)
+        batch = [train[i] for i in picked]
+        loss = batch_loss(run.processes, passes, batch, config.pass_tokens)
         norm = run.processes.clip(model, config.gradient_clip)
         optimizer.step()
         done = step + 1
@@ -228,14 +240,11 @@ def train_reward(run_dir: Path) -> None:
         checkpoints.after(done)
 
     model = run.processes.whole(model)
-    last = {"train/rankings": float(len(train))} | left_out(given, records)
+    last = {"train/rankings": float(len(train))}
     figures: dict[str, Any] = {}
     biases = torch.full((config.members,), float(model.config.reward_bias))
-    if demonstrations:
-        prompts = encoder.prompts([d.prompt for d in demonstrations])
-        completions = encoder.completions([d.completion for d in demonstrations])
-        pairs = list(zip(prompts, completions, strict=True))
-        biases = biases - demonstration_means(model, pairs, config.pass_tokens)
+    if answered:
+        biases = biases - demonstration_means(model, answered, config.pass_tokens)
     if valid:
         shifts = (biases - float(model.config.reward_bias)).tolist()
         scores = member_scores(model, valid, config.pass_tokens)
@@ -246,7 +255,7 @@ def train_reward(run_dir: Path) -> None:
         figures = asdict(held_out)
         last |= of_one_number
     members = merge_members(model, biases)
-    if demonstrations:
+    if answered:
         last[RM_BIAS] = float(model.config.reward_bias)
     metrics.write(total, last, phase="valid")
     run.save(model, tokenizer)

@@ -16,16 +16,17 @@ from trainer.card import write_card
 from trainer.checkpoint import Checkpoints, Part
 from trainer.config import _Config
 from trainer.contract import (
-    DATA,
     MODEL,
     RESULT,
-    SPEC,
+    TOO_LONG,
     ContractError,
     RunResult,
     RunSpec,
+    inputs_of,
     read_spec,
     write_json,
 )
+from trainer.data import Encoder, Prompted
 from trainer.metrics import Metrics, writing
 from trainer.models import save_model
 from trainer.processes import Processes
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 C = TypeVar("C", bound=_Config)
+P = TypeVar("P", bound=Prompted)
 SEEDS = 1 << 63  # so many are known to torch
 
 
@@ -45,6 +47,8 @@ class Run:
     spec: RunSpec
     processes: Processes = field(default_factory=Processes)
     started: float = field(default_factory=time.monotonic)
+    inputs: dict[str, str] = field(default_factory=dict)  # trainer.contract.inputs_of
+    left_out: dict[str, float] = field(default_factory=dict)  # metrics of its result
 
     @classmethod
     def open(cls, directory: Path) -> Run:
@@ -53,7 +57,8 @@ class Run:
 
         logging.disable_progress_bar()
         logging.set_verbosity_error()
-        return cls(directory, read_spec(directory))
+        spec = read_spec(directory)
+        return cls(directory, spec, inputs=inputs_of(directory, spec))
 
     def configure(self, kind: type[C]) -> C:
         """The run's strict configuration; sets torch's threads."""
@@ -72,6 +77,21 @@ class Run:
         torch.manual_seed((number * 1009 + self.processes.rank) % SEEDS)
         return torch.Generator().manual_seed(number % SEEDS)
 
+    def fitting(
+        self, encoder: Encoder, records: list[P], what: str
+    ) -> tuple[list[P], list[list[int]]]:
+        """`Encoder.fitting`; log and result say how many of what were left out."""
+        kept, prompts = encoder.fitting(records)
+        if count := len(records) - len(kept):
+            self.left_out[TOO_LONG.format(what)] = float(count)
+            if self.processes.main:
+                print(
+                    f"left out: {count} of {len(records)} {what}, whose prompts have more tokens "
+                    f"than max_prompt_tokens {encoder.max_prompt_tokens}",
+                    flush=True,
+                )
+        return kept, prompts
+
     def check_batch(self, size: int) -> None:
         """Raises ContractError where a batch has less elements than there are processes."""
         if size < self.processes.count:
@@ -88,7 +108,7 @@ class Run:
             self.directory,
             {**parts, "metrics": metrics},
             self.processes,
-            inputs=(SPEC, *(f"{DATA}/{name}" for name in sorted(self.spec.data.values()))),
+            inputs=self.inputs,
             seconds=config.checkpoint_seconds,
             kept=config.checkpoints_kept,
         )
@@ -120,9 +140,10 @@ class Run:
             kind=self.spec.kind,
             model=None if completions else MODEL,
             completions=completions,
-            metrics=metrics,
+            metrics=metrics | self.left_out,
             figures=figures or {},
             versions=_versions() | (versions or {}),
+            inputs=self.inputs,
             seconds=round(time.monotonic() - self.started, 3),
         )
         with writing(self.directory / RESULT):

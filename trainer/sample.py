@@ -35,6 +35,7 @@ from trainer.ensemble import load_members
 from trainer.metrics import writing
 from trainer.models import (
     check_context,
+    load_config,
     load_policy,
     load_reward_model,
     load_tokenizer,
@@ -125,6 +126,16 @@ def encoder_for(run: Run, config: SampleConfig, source: str) -> Encoder:
     )
 
 
+def check_prompts(run: Run, config: SampleConfig, requests: list[SampleRequest]) -> None:
+    """Raises ContractError where a policy or the reward model cannot read what it will be given."""
+    for name in run.spec.models:
+        asked = {r.prompt for r in requests if name in (REWARD, r.policy)}
+        source = model_source(run.spec, name)
+        prompts = encoder_for(run, config, source).prompts(list(asked))
+        longest = max(map(len, prompts), default=0)
+        check_context(load_config(source), longest + config.max_completion_tokens)
+
+
 def run_sample(run_dir: Path) -> None:
     """Sample what the requests of a run directory of kind "sample" ask for."""
     run = Run.open(run_dir)
@@ -143,6 +154,7 @@ def run_sample(run_dir: Path) -> None:
                 "model to choose, and a temperature above 0"
             )
     # Lengths in characters, so that the plan is the same whatever the policies' tokenizers are.
+    check_prompts(run, config, requests)
     batches = list(plan(requests, [len(r.prompt) for r in requests], config.batch_completions))
     policies = Policies(run, config, engine)
     reward_model = reward_encoder = None
@@ -151,9 +163,6 @@ def run_sample(run_dir: Path) -> None:
         reward_encoder = encoder_for(run, config, source)
         reward_model = load_reward_model(source, reward_encoder.tokenizer)
         load_members(reward_model, source)
-        asked = reward_encoder.prompts(list({request.prompt for request in requests}))
-        longest = max(map(len, asked), default=0)
-        check_context(reward_model, longest + config.max_completion_tokens)
     done = Done()
     start, checkpoints, metrics = run.resume({"done": done}, config, total_steps=len(batches))
 
@@ -162,7 +171,6 @@ def run_sample(run_dir: Path) -> None:
         policies.use(requests[batch[0][0]].policy)
         encoder = policies.encoder
         prompts = encoder.prompts([requests[i].prompt for i, _, _ in batch])
-        check_context(policies.policy, max(map(len, prompts)) + config.max_completion_tokens)
         uniform = torch.rand(
             sum(count for _, _, count in batch),
             config.max_completion_tokens,

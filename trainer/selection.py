@@ -62,8 +62,8 @@ class Scorer:
         longest = max(map(len, self.prompts))
         limit = config.max_completion_tokens
         for model in (policy, self.reward_model):
-            check_context(model, longest + 1)
-            limit = min(limit, (context_of(model) or longest + limit) - longest)
+            check_context(model.config, longest + 1)
+            limit = min(limit, (context_of(model.config) or longest + limit) - longest)
         self.uniform = torch.rand(count, self.each, limit, generator=run.seed(0, purpose=2))
         self.processes = run.processes
         self.encoder = encoder

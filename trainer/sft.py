@@ -36,7 +36,7 @@ from trainer.contract import (
     DemonstrationRecord,
     TextRecord,
 )
-from trainer.data import Encoder, endless, epoch_batches, left_out, load_records, packed_rows
+from trainer.data import Encoder, endless, epoch_batches, load_records, packed_rows
 from trainer.models import check_context, load_policy, load_tokenizer, model_source
 from trainer.passes import mean_language_loss
 from trainer.processes import Processes
@@ -72,7 +72,7 @@ def set_residual_dropout(model: PreTrainedModel, probability: float) -> bool:
             residual = name.endswith(RESIDUAL_DROPOUTS)
             module.p = probability if residual else 0.0
             found = found or residual
-        for number in ("dropout", "attention_dropout", "residual_dropout"):
+        for number in ("dropout", "attention_dropout", "embedding_dropout", "residual_dropout"):
             if type(getattr(module, number, None)) in (float, int):
                 layer = type(module).__name__.endswith("Layer")
                 residual = number == "residual_dropout" or (number == "dropout" and layer)
@@ -107,8 +107,7 @@ def train_sft(run_dir: Path) -> None:
         max_prompt_tokens=config.max_prompt_tokens,
         max_completion_tokens=config.max_completion_tokens,
     )
-    given, records = records, encoder.fitting(records)
-    prompts = encoder.prompts([r.prompt for r in records])
+    records, prompts = run.fitting(encoder, records, "demonstrations")
     completions = encoder.completions([r.completion for r in records])
     examples = list(zip(prompts, completions, strict=True))
     train = [e for e, r in zip(examples, records, strict=True) if r.split == "train"]
@@ -124,10 +123,12 @@ def train_sft(run_dir: Path) -> None:
         pretraining = packed_rows(encoder.documents(documents), config.pretraining_tokens)
 
     model = load_policy(source, tokenizer)
-    check_context(model, max(len(p) + len(c) for p, c in examples))
+    check_context(model.config, max(len(p) + len(c) for p, c in examples))
     if pretraining is not None:
         longest = max(len(document) for row in pretraining for document in row)
-        check_context(model, longest, of="a pretraining document", lower="pretraining_tokens")
+        check_context(
+            model.config, longest, of="a pretraining document", lower="pretraining_tokens"
+        )
     scorer = None
     if "reward" in run.spec.models and valid:
         unique = {tuple(prompt): prompt for prompt, _ in valid}
@@ -199,7 +200,6 @@ def train_sft(run_dir: Path) -> None:
         checkpoints.after(done, score)  # which keeps the first state of those that score highest
 
     last = {"train/demonstrations": float(len(train)), "train/epochs": float(config.epochs)}
-    last |= left_out(given, records)
     figures: dict[str, Any] = {}
     if valid:
         chosen = {**epochs.chosen}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -11,15 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.checkpoint import Best, Checkpoints, StopRequestedError
-from trainer.contract import CHECKPOINTS, SPEC, ContractError
+from trainer.checkpoint import STATE, Best, Checkpoints, StopRequestedError
+from trainer.contract import CHECKPOINTS, ContractError
+from trainer.metrics import Metrics
 from trainer.processes import Processes
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    (tmp_path / SPEC).write_text("{}")
-    return tmp_path
 
 
 @pytest.fixture(autouse=True)
@@ -37,35 +33,36 @@ def model_of(step: int) -> nn.Linear:
 
 
 def checkpoints_of(
-    run_dir: Path, model: nn.Module, *, kept: int = 2, seconds: float = 0
+    tmp_path: Path, model: nn.Module, *, kept: int = 2, seconds: float = 0
 ) -> Checkpoints:
     parts = {"model": model, "other": nn.Linear(2, 1)}
-    return Checkpoints(run_dir, parts, Processes(), seconds=seconds, kept=kept)
+    inputs = {"spec.json": "abc"}
+    return Checkpoints(tmp_path, parts, Processes(), inputs=inputs, seconds=seconds, kept=kept)
 
 
-def names(run_dir: Path) -> list[str]:
-    return sorted(path.name for path in (run_dir / CHECKPOINTS).iterdir())
+def names(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / CHECKPOINTS).iterdir())
 
 
-def train(run_dir: Path, figures: dict[int, float | None], kept: int, seconds: float = 0) -> None:
+def train(tmp_path: Path, figures: dict[int, float | None], kept: int, seconds: float = 0) -> None:
     """A run whose weight is its step, resumed before each of these steps."""
     for step, figure in figures.items():
-        checkpoints = checkpoints_of(run_dir, model_of(0), kept=kept, seconds=seconds)
+        checkpoints = checkpoints_of(tmp_path, model_of(0), kept=kept, seconds=seconds)
         checkpoints.resume()
         nn.init.constant_(checkpoints.parts["model"].weight, step)  # type: ignore[attr-defined]
         checkpoints.after(step, figure)
 
 
-def test_the_newest_are_kept(run_dir: Path) -> None:
-    train(run_dir, dict.fromkeys(range(1, 6)), kept=3)
-    assert names(run_dir) == ["step_3", "step_4", "step_5"]
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    train(tmp_path, dict.fromkeys(range(1, 6)), kept=3)
+    assert names(tmp_path) == ["step_3", "step_4", "step_5"]
 
 
-def test_the_best_is_kept_beside_the_newest_and_can_be_loaded(run_dir: Path) -> None:
-    train(run_dir, {1: -3.0, 2: -1.0, 3: None, 4: -1.0, 5: -2.0, 6: None}, kept=2)
-    assert names(run_dir) == ["step_2", "step_5", "step_6"]  # the first of two that are even
+def test_the_best_is_kept_beside_the_newest_and_can_be_loaded(tmp_path: Path) -> None:
+    train(tmp_path, {1: -3.0, 2: -1.0, 3: None, 4: -1.0, 5: -2.0, 6: None}, kept=2)
+    assert names(tmp_path) == ["step_2", "step_5", "step_6"]  # the first of two that are even
     model = model_of(0)
-    checkpoints = checkpoints_of(run_dir, model)
+    checkpoints = checkpoints_of(tmp_path, model)
     other = checkpoints.parts["other"].state_dict()["weight"].clone()
     assert checkpoints.resume() == 6
     assert checkpoints.best == Best(2, -1.0)
@@ -74,38 +71,58 @@ def test_the_best_is_kept_beside_the_newest_and_can_be_loaded(run_dir: Path) -> 
     checkpoints.load_best("model")
     assert model.weight.item() == 2
     checkpoints.after(7, 0.5)
-    assert names(run_dir) == ["step_6", "step_7"]
+    assert names(tmp_path) == ["step_6", "step_7"]
 
 
-def test_the_best_is_saved_before_its_time(run_dir: Path) -> None:
-    train(run_dir, {1: 1.0, 2: 0.5, 3: None, 4: 2.0}, kept=2, seconds=1e9)
-    assert names(run_dir) == ["step_1", "step_4"]
+def test_the_best_is_saved_before_its_time(tmp_path: Path) -> None:
+    train(tmp_path, {1: 1.0, 2: 0.5, 3: None, 4: 2.0}, kept=2, seconds=1e9)
+    assert names(tmp_path) == ["step_1", "step_4"]
 
 
-def test_half_a_checkpoint_does_not_count(run_dir: Path) -> None:
-    train(run_dir, {1: None}, kept=2)
-    half = run_dir / CHECKPOINTS / ".step_2"
+def test_half_a_checkpoint_does_not_count(tmp_path: Path) -> None:
+    train(tmp_path, {1: None}, kept=2)
+    half = tmp_path / CHECKPOINTS / ".step_2"
     half.mkdir()
     (half / "tensors.safetensors").write_bytes(b"half")
-    assert checkpoints_of(run_dir, model_of(0)).resume() == 1
-    assert names(run_dir) == ["step_1"]
+    assert checkpoints_of(tmp_path, model_of(0)).resume() == 1
+    assert names(tmp_path) == ["step_1"]
 
 
-def test_a_stop_holds_for_whatever_the_process_does_next(run_dir: Path) -> None:
+def test_a_stop_holds_for_whatever_the_process_does_next(tmp_path: Path) -> None:
     """As in cross-validation, where it may come while the figures of one fold are computed."""
-    checkpoints_of(run_dir, model_of(0))
+    checkpoints_of(tmp_path, model_of(0))
     os.kill(os.getpid(), signal.SIGTERM)
-    following = checkpoints_of(run_dir, model_of(0), seconds=1e9)
+    following = checkpoints_of(tmp_path, model_of(0), seconds=1e9)
     with pytest.raises(StopRequestedError, match="stopped after step 1"):
         following.after(1)
-    assert names(run_dir) == ["step_1"]
+    assert names(tmp_path) == ["step_1"]
     following.after(2)
-    assert names(run_dir) == ["step_1"]
+    assert names(tmp_path) == ["step_1"]
 
 
-def test_a_state_of_another_version_is_refused(run_dir: Path) -> None:
-    train(run_dir, {1: None}, kept=2)
-    model = nn.Linear(1, 1)
-    later = Checkpoints(run_dir, {"model": model, "new": model}, Processes(), seconds=0, kept=2)
-    with pytest.raises(ContractError, match="by another version of the trainer, without new"):
+def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
+    train(tmp_path, {1: None}, kept=2)
+    later = checkpoints_of(tmp_path, model_of(0))
+    later.parts = {**later.parts, "new": model_of(0)}
+    with pytest.raises(ContractError, match="made by another version of the trainer"):
         later.resume()
+    path = tmp_path / CHECKPOINTS / "step_1" / STATE
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({key: state[key] for key in state if key != "inputs"}))
+    with pytest.raises(ContractError, match="made by another version of the trainer"):
+        checkpoints_of(tmp_path, model_of(0)).resume()
+
+
+def test_lines_of_metrics_that_were_lost_are_not_counted(tmp_path: Path) -> None:
+    """As when the machine went down, and the state was on the disk and they were not."""
+    metrics = Metrics(tmp_path, total_steps=9)
+    for step in (1, 2, 3):
+        metrics.write(step, {"loss": 0.5})
+    whole = metrics.path.read_text().splitlines(keepends=True)
+    metrics.path.write_text(whole[0] + whole[1][:9])
+    metrics.begin()
+    assert metrics.path.read_text() == whole[0]
+    metrics.write(4, {"loss": 0.5})
+    metrics.begin()
+    steps = [json.loads(line)["step"] for line in metrics.path.read_text().splitlines()]
+    assert steps == [1, 4]

@@ -31,6 +31,8 @@ from trainer.contract import (
         ({"data": {"demonstrations": None}}, "data is {'demonstrations': None}, not of type"),
         ({"prompt_template": 5}, "prompt_template is 5, not of type str"),
         ({"prompt_template": "Q:"}, "must contain {prompt} exactly once"),
+        ({"data": {"demonstrations": "/tmp/d.jsonl"}}, "'/tmp/d.jsonl' does not lie in data/"),
+        ({"data": {"demonstrations": "../d.jsonl"}}, "'../d.jsonl' does not lie in data/"),
         ({"sead": 1}, "unknown keys ['sead']"),
     ],
 )

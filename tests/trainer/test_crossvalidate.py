@@ -129,6 +129,22 @@ def test_the_command_finds_the_labeler_who_differs(base_run: Path, make_run: Mak
 
 
 @pytest.mark.train
+def test_a_labeler_of_too_long_prompts_alone_is_refused_before_a_fold_is_trained(
+    base_run: Path, make_run: MakeRun
+) -> None:
+    run = labeled_run(base_run, make_run, max_prompt_tokens=30)
+    path = run / "data" / "rankings.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        if record["labeler"] == "a" and record["split"] == "valid":
+            record["prompt"] = "Name a red cat, " * 9
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(ContractError, match="a: no ranking of split 'valid'"):
+        crossvalidate(run, groups=3)
+    assert not (run / "crossvalidation").exists()
+
+
+@pytest.mark.train
 def test_the_command_line_refuses_in_plain_words(base_run: Path, make_run: MakeRun) -> None:
     run = labeled_run(base_run, make_run)
     output = start_trainer("crossvalidate", run).communicate()[0]

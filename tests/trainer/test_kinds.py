@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,6 @@ from trainer.contract import (
     RM_LONGER_WINS,
     RM_PAIRS,
     SFT_VALID_LOSS,
-    TOO_LONG,
     CompletionRecord,
     ContractError,
     TextRecord,
@@ -220,33 +220,63 @@ def test_pretraining_text_that_the_model_cannot_read_is_refused(
 
 
 def test_prompts_that_are_too_long_are_left_out_and_counted(
-    base_run: Path, reward_run: Path, make_run: MakeRun
+    base_run: Path, reward_run: Path, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     long = "Name a red cat, " * 9
     spec = ppo_spec(base_run, reward_run, episodes=32, max_prompt_tokens=30)
     for i in range(3):
         spec["data"]["prompts"].append({"prompt_id": 90 + i, "prompt": long, "split": "train"})
-    sft_data = [*demonstrations(), {**demonstrations()[1], "prompt": long}]
-    ranked = [*rankings(), {**rankings()[1], "prompt": long}]
-    models = {"init": str(base_run / "model")}
-    limit = {"epochs": 1, "max_prompt_tokens": 30}
-    runs = {
-        make_run("ppo", **spec): (train_ppo, 3.0),
-        make_run(
-            "sft", kind="sft", models=models, data={"demonstrations": sft_data}, config=limit
-        ): (train_sft, 1.0),
-        make_run("reward", kind="reward", models=models, data={"rankings": ranked}, config=limit): (
-            train_reward,
-            1.0,
-        ),
+    written = [*demonstrations(), {**demonstrations()[1], "prompt": long}]
+    ranked = [*rankings(), *[{**rankings()[1], "prompt": long}] * 2]
+    told: dict[str, Any] = {
+        "models": {"init": str(base_run / "model")},
+        "config": {"epochs": 1, "max_prompt_tokens": 30},
     }
-    for run, (train, count) in runs.items():
+    both = {"rankings": ranked, "demonstrations": written}
+    runs = (
+        (train_ppo, make_run("ppo", **spec), {"prompts": 3}),
+        (
+            train_sft,
+            make_run("sft", kind="sft", data={"demonstrations": written}, **told),
+            {"demonstrations": 1},
+        ),
+        (
+            train_reward,
+            make_run("reward", kind="reward", data=both, **told),
+            {"rankings": 2, "demonstrations": 1},
+        ),
+    )
+    for train, run, counts in runs:
         train(run)
         result = read_result(run)
         assert result is not None
-        assert result.metrics[TOO_LONG] == count
         card = (run / "model" / "README.md").read_text()
-        assert f"| {TOO_LONG} | {count:.6g} |" in card
+        for what, count in counts.items():
+            assert result.metrics[f"data/too_long_{what}"] == count
+            assert f"| data/too_long_{what} | {count} |" in card
+            assert f"left out: {count} of " in capsys.readouterr().out or what == "demonstrations"
+
+
+def test_demonstrations_of_a_reward_model_are_read_before_it_is_trained(
+    base_run: Path, make_run: MakeRun
+) -> None:
+    told: dict[str, Any] = {"kind": "reward", "models": {"init": str(base_run / "model")}}
+    short = {"max_prompt_tokens": 30}
+    wordy = [{**d, "prompt": "Name a red cat, " * 9} for d in demonstrations()]
+    run = make_run("none", data={"rankings": rankings(), "demonstrations": wordy}, **told)
+    with pytest.raises(ContractError, match=r"the bias cannot be set: .* at most 30 tokens"):
+        train_reward(with_config(run, short))
+    wordy = [{**d, "completion": "The cat sleeps. " * 20} for d in demonstrations()]
+    run = make_run("long", data={"rankings": rankings(), "demonstrations": wordy}, **told)
+    with pytest.raises(ContractError, match=r"tokens of .* too many, the model reads 64"):
+        train_reward(run)
+    assert not (run / "metrics.jsonl").exists()
+
+
+def with_config(run: Path, config: dict[str, Any]) -> Path:
+    spec = json.loads((run / "spec.json").read_text())
+    (run / "spec.json").write_text(json.dumps({**spec, "config": config}))
+    return run
 
 
 def test_another_spec_or_other_data_does_not_resume(base_run: Path, make_run: MakeRun) -> None:
@@ -310,18 +340,24 @@ def test_sample_answers_every_request_in_order(
     assert max(expected) - min(expected) > 0.01
 
 
-def test_a_reward_model_that_cannot_read_so_much_is_refused_before_sampling(
-    base_run: Path, reward_run: Path, make_run: MakeRun
+@pytest.mark.parametrize("narrow", ["a", "b", "reward"])
+def test_a_model_that_cannot_read_so_much_is_refused_before_sampling(
+    base_run: Path, reward_run: Path, make_run: MakeRun, tmp_path: Path, narrow: str
 ) -> None:
     base = str(base_run / "model")
+    models = {"a": base, "b": base, "reward": str(reward_run / "model")}
+    copied = tmp_path / "narrow"
+    shutil.copytree(models[narrow], copied)
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 32}))
     run = make_run(
         "sample",
         kind="sample",
-        models={"a": base, "reward": str(reward_run / "model")},
-        data={"requests": [{"prompt_id": 1, "prompt": prompts()[0], "policy": "a"}]},
-        config={"max_completion_tokens": 60},
+        models={**models, narrow: str(copied)},
+        data={"requests": [{"prompt_id": 1, "prompt": prompts()[0], "policy": p} for p in "ab"]},
+        config={"max_completion_tokens": 30},
     )
-    with pytest.raises(ContractError, match=r"too many, the model reads 64"):
+    with pytest.raises(ContractError, match=r"too many, the model reads 32"):
         run_sample(run)
     assert not (run / "metrics.jsonl").exists()
 
@@ -516,3 +552,7 @@ def test_the_command_line_sets_values_and_says_so_in_spec_and_card(
     done = start_trainer("ppo", run, "--set", "kl_target=2.5")  # as it is
     assert "it is done, result.json is there" in done.communicate()[0]
     assert done.returncode == 0
+    (run / "data" / "prompts.jsonl").write_text("")
+    other = start_trainer("ppo", run)
+    assert "result.json: made with another data/prompts.jsonl" in other.communicate()[0]
+    assert other.returncode == 1

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.trainer.conftest import demonstrations, prompts
-from trainer.contract import TOO_LONG, ContractError, PromptRecord, TextRecord
-from trainer.data import Encoder, left_out
+from trainer.contract import ContractError, PromptRecord, TextRecord
+from trainer.data import Encoder
 from trainer.models import (
     GELU,
     Average,
@@ -239,21 +239,15 @@ def test_a_prompt_without_a_token_is_refused(base_model: tuple[Any, Any]) -> Non
         encoder.prompts(["Hi", ""])
 
 
-def test_records_with_too_long_prompts_are_left_out_aloud(
-    base_model: tuple[Any, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_records_with_too_long_prompts_are_left_out(base_model: tuple[Any, Any]) -> None:
     encoder = encoder_of(base_model[1], max_prompt_tokens=10)
     records = [
         PromptRecord(prompt_id=i, prompt=text, split="train")
         for i, text in enumerate(["A cat.", prompts()[0] * 5, "A dog."])
     ]
-    kept = encoder.fitting(records)
+    kept, rows = encoder.fitting(records)
     assert [r.prompt_id for r in kept] == [0, 2]
-    assert "left out: 1 of 3 records, whose prompts have more" in capsys.readouterr().out
-    assert left_out(records, kept) == {TOO_LONG: 1.0}
-    assert encoder.fitting(kept) == kept
-    assert left_out(kept, kept) == {}
-    assert capsys.readouterr().out == ""
+    assert rows == encoder.prompts(["A cat.", "A dog."])
 
 
 def test_a_prompt_is_refused_and_a_completion_cut(base_model: tuple[Any, Any]) -> None:
@@ -266,12 +260,12 @@ def test_a_prompt_is_refused_and_a_completion_cut(base_model: tuple[Any, Any]) -
 
 
 def test_a_context_too_small_is_refused(base_model: tuple[Any, Any]) -> None:
-    check_context(base_model[0], 64)
+    check_context(base_model[0].config, 64)
     with pytest.raises(
         ContractError,
         match=r"65 tokens of .* too many, the model reads 64",
     ):
-        check_context(base_model[0], 65)
+        check_context(base_model[0].config, 65)
 
 
 def test_a_sliding_window_is_never_overstepped() -> None:
@@ -288,12 +282,12 @@ def test_a_sliding_window_is_never_overstepped() -> None:
             **sizes,
         )
     )
-    check_context(model, 16)
+    check_context(model.config, 16)
     with pytest.raises(
         ContractError,
         match=r"17 tokens of .* the model attends to the last 16",
     ):
-        check_context(model, 17)
+        check_context(model.config, 17)
 
 
 def test_a_policy_is_no_reward_model(base_run: Path, base_model: tuple[Any, Any]) -> None:

@@ -302,7 +302,13 @@ def test_every_architecture_samples_what_it_reads(
 def test_dropout_is_the_residual_stream_s_alone(architecture: str) -> None:
     model = tiny(architecture, "policy")
     for module in model.modules():  # everywhere, as a base model's configuration may have it
-        for number in ("p", "dropout", "attention_dropout", "residual_dropout"):
+        for number in (
+            "p",
+            "dropout",
+            "attention_dropout",
+            "embedding_dropout",
+            "residual_dropout",
+        ):
             if isinstance(getattr(module, number, None), float):
                 setattr(module, number, 0.4)
     use_packed_attention(model)

@@ -72,6 +72,7 @@ def model_card(run_dir: Path, spec: RunSpec, result: RunResult) -> str:
         f"# {title}\n\nMade by Plumbline{origin}, as in InstructGPT (Ouyang et al. 2022).",
         f"## Intended use\n\n{intended}",
         f"## Limits\n\n{limits}",
+        *([_scoring(spec)] if spec.kind == "reward" else []),
         "## Data\n\n" + _data_table(spec, data) + _agreement(about),
         "## Parents\n\n" + _parents(spec),
         "## Figures\n\n" + _table(["figure", "value"], _rows(result.metrics)) + _epochs(result),
@@ -90,6 +91,32 @@ def write_card(run_dir: Path, spec: RunSpec, result: RunResult) -> None:
     (run_dir / MODEL / CARD).write_text(model_card(run_dir, spec, result), encoding="utf-8")
 
 
+def _scoring(spec: RunSpec) -> str:
+    """How a program without Plumbline gets the scores of a reward model."""
+    before, after = spec.prompt_template.split("{prompt}")
+    return f"""## Scores
+
+The logit lacks the bias that puts the demonstrations at 0 on average, which `config.json` holds as
+`reward_bias`: it is to be added. Prompt, completion and end-of-text stand one after the other.
+
+```python
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained(directory)
+tokenizer = AutoTokenizer.from_pretrained(directory)
+
+
+def score(prompt: str, completion: str) -> float:
+    ids = tokenizer({before!r} + prompt + {after!r})["input_ids"]
+    ids += tokenizer(completion, add_special_tokens=False)["input_ids"]
+    ids += [tokenizer.eos_token_id]
+    with torch.no_grad():
+        logit = model(input_ids=torch.tensor([ids])).logits[0, 0].item()
+    return logit + model.config.reward_bias
+```"""
+
+
 def _front_matter(spec: RunSpec) -> str:
     from huggingface_hub import ModelCardData
 
@@ -106,7 +133,8 @@ def _front_matter(spec: RunSpec) -> str:
 
 def _is_hub_name(source: str) -> bool:
     """Whether a model comes from Hugging Face's hub: `name` or `owner/name`, and no directory."""
-    return not source.startswith((".", "/", "~")) and source.count("/") < 2
+    local = source.startswith((".", "/", "~")) or Path(source).is_dir()
+    return not local and source.count("/") < 2
 
 
 def _counts(path: Path) -> dict[str, Any]:

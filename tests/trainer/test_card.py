@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tests.trainer.conftest import MakeRun, demonstrations, rankings
+from tests.trainer.test_models import encoder_of
 from trainer.card import model_card
 from trainer.contract import RM_ACCURACY, RunResult, read_result, read_spec
+from trainer.models import load_tokenizer
+from trainer.passes import score_completions
 
 pytestmark = pytest.mark.train
 
@@ -33,6 +37,30 @@ def test_a_trained_model_has_its_card(reward_run: Path) -> None:
     assert "| learning_rate | 0.003 |" in card.text
     assert "- init: a local model" in card.text
     assert str(reward_run.parent) not in card.text
+
+
+def test_its_code_scores_as_the_trainer_does(reward_run: Path, reward_model: Any) -> None:
+    (code,) = re.findall(
+        "```python\n(.*?)```", (reward_run / "model" / "README.md").read_text(), re.DOTALL
+    )
+    names: dict[str, Any] = {"directory": str(reward_run / "model")}
+    exec(code, names)
+    given = [(d["prompt"], d["completion"]) for d in demonstrations()]
+    encoder = encoder_of(load_tokenizer(names["directory"]))
+    expected, _ = score_completions(
+        reward_model, encoder, *map(list, zip(*given, strict=True)), 500
+    )
+    assert [names["score"](*one) for one in given] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_local_directory_is_no_name_of_the_hub(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "EleutherAI" / "pythia-70m").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    card = card_of(make_run)
+    assert card.data.base_model is None
+    assert "- init: a local model" in card.text
 
 
 def card_of(make_run: MakeRun, **changes: Any) -> ModelCard:

@@ -80,8 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
     except (ContractError, ConfigError) as error:
         return _refuse(error)
-    # Until checkpoints take the signal over there is nothing to save; imports take seconds.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_STOPPED))
+    # Until checkpoints take the signal over there is nothing to save. Imports take seconds, and an
+    # exception in the midst of them may be taken for a module that is not there.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_STOPPED))
     # OpenMP reads this when torch is imported. Threads that spin while they wait for each other
     # make a step up to four times slower as soon as another process wants one of the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -132,7 +133,10 @@ def _configure(run_dir: Path, spec: RunSpec, settings: dict[str, Any]) -> None:
             f"{run_dir}: it has begun; its configuration stays as it was, unless you remove "
             f"{run_dir / CHECKPOINTS} to start over"
         )
-    write_json(run_dir / SPEC, replace(spec, config=config).to_json())
+    try:
+        write_json(run_dir / SPEC, replace(spec, config=config).to_json())
+    except OSError as error:
+        raise ContractError(f"{run_dir / SPEC} cannot be written: {error}") from error
 
 
 def _keep_freed_memory() -> None:

@@ -72,7 +72,8 @@ class Checkpoints:
         kept: int,
     ) -> None:
         self.directory = run_dir / CHECKPOINTS
-        self.directory.mkdir(exist_ok=True)
+        with writing(self.directory):
+            self.directory.mkdir(exist_ok=True)
         self.parts = parts
         self.processes = processes
         self.seconds = seconds

@@ -76,6 +76,13 @@ class _Config:
                     f"{type(self).__name__}.{name}: {getattr(self, name)} is not in [0, 1)"
                 )
 
+    def _share(self, *names: str) -> None:
+        for name in names:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"{type(self).__name__}.{name}: {getattr(self, name)} is not in [0, 1]"
+                )
+
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
     """The value if it is of the field's type; an int is welcome where a float is due."""
@@ -187,7 +194,8 @@ class SFTConfig(_Optimized):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(1, "epochs", "batch_size", "pretraining_rows", "selection_samples")
-        self._at_least(0, "warmup_steps", "final_learning_rate")
+        self._at_least(0, "warmup_steps")
+        self._share("final_learning_rate")
         self._at_least(2, "pretraining_tokens")
         self._above_zero("learning_rate")
         self._fraction("residual_dropout", "pretraining_fraction")
@@ -217,7 +225,7 @@ class RewardConfig(_Optimized):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(1, "epochs", "batch_prompts", "members")
-        self._at_least(0, "final_learning_rate")
+        self._share("final_learning_rate")
         self._above_zero("learning_rate")
 
 
@@ -278,9 +286,7 @@ class PPOConfig(_Optimized):
         self._above_zero("policy_learning_rate", "value_learning_rate", "temperature")
         self._above_zero("clip", "value_clip", "kl_target", "ptx_examples_per_episode")
         self._fraction("ema_decay", "warmup_start")
-        for name in ("discount", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"PPOConfig.{name}: {getattr(self, name)} is not in [0, 1]")
+        self._share("discount", "gae_lambda")
         if self.batch_episodes % self.minibatches:
             raise ConfigError(
                 f"PPOConfig.minibatches: {self.minibatches} do not divide "

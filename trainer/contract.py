@@ -22,11 +22,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, Final, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, Self, TextIO, TypeVar, get_args, get_origin, get_type_hints
 
 RunKind = Literal["base", "sft", "reward", "ppo", "sample"]
 RUN_KINDS: Final[tuple[RunKind, ...]] = get_args(RunKind)
@@ -173,10 +174,10 @@ class RankingRecord(_Record):
 
     def __post_init__(self) -> None:
         flat = sorted(i for group in self.groups for i in group)
-        if flat != list(range(len(self.completions))):
+        if flat != list(range(len(self.completions))) or [] in self.groups:
             raise ContractError(
                 f"RankingRecord {self.ranking_id}: groups {self.groups} do not hold each of the "
-                f"{len(self.completions)} completions once"
+                f"{len(self.completions)} completions once, and nothing else"
             )
 
 
@@ -253,6 +254,7 @@ class RunResult(_Record):
 # Metric keys that the app reads by name; every other key is shown as it comes.
 LOSS: Final = "train/loss"
 TOO_LONG: Final = "data/too_long_{}"  # prompts, demonstrations, rankings that were left out
+CUT: Final = "data/cut_{}"  # completions of demonstrations, of rankings
 LEARNING_RATE: Final = "train/learning_rate"
 SFT_VALID_LOSS: Final = "valid/loss_nats_per_token"
 SFT_VALID_SCORE: Final = "valid/score"
@@ -276,30 +278,49 @@ PPO_HELD_OUT_LOSS: Final = "ptx/held_out_loss_nats_per_token"  # its rise: the a
 
 def write_json(path: Path, data: Any) -> None:
     """Write beside and rename, so that a reader sees all of the file or none of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with _beside(path) as file:
         json.dump(data, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def write_records(path: Path, records: Iterable[_Record]) -> None:
     """JSONL, one record a line, whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with _beside(path) as file:
         for record in records:
             file.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[TextIO]:
+    """A file that becomes `path` once it is whole and on the disk, and is gone where that fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_characters(kind: type[_Record], data: Any) -> None:
+    """Raises ContractError where a text cannot be written: JSON may hold half a character."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.end]
+        raise ContractError(
+            f"{kind.__name__}: {half!r} is half a character (a lone surrogate)"
+        ) from error
 
 
 def read_spec(run_dir: Path) -> RunSpec:
     """The run's spec. Raises ContractError with the file and the reason."""
     path = run_dir / SPEC
     try:
-        return RunSpec.from_json(json.loads(path.read_text(encoding="utf-8")))
+        data = json.loads(path.read_text(encoding="utf-8"))
+        _check_characters(RunSpec, data)
+        return RunSpec.from_json(data)
     except FileNotFoundError:
         raise ContractError(f"{path}: not found; is {run_dir} a run directory?") from None
     except (ContractError, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -352,6 +373,9 @@ def read_records(path: Path, kind: type[R]) -> Iterator[R]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield kind.from_json(json.loads(line))
+                data = json.loads(line)
+                if "\\ud" in line.lower():  # an escape, of which a text may hold a half
+                    _check_characters(kind, data)
+                yield kind.from_json(data)
             except (json.JSONDecodeError, ContractError) as error:
                 raise ContractError(f"{path}, line {number}: {error}") from error

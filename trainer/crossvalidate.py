@@ -27,17 +27,21 @@ from trainer.contract import (
     CROSSVALIDATION,
     DATA,
     MODEL,
+    RESULT,
     SPEC,
     ContractError,
     RankingRecord,
     RunResult,
     RunSpec,
+    check_inputs,
+    inputs_of,
     read_result,
     read_spec,
     write_json,
     write_records,
 )
 from trainer.data import Encoder, load_records
+from trainer.metrics import writing
 from trainer.models import load_tokenizer, model_source
 from trainer.processes import Processes
 from trainer.run import Run
@@ -104,7 +108,8 @@ def crossvalidate(run_dir: Path, groups: int = 5, seeds: int = 1) -> None:
         folds.append(fold_figures(results, group))
     if processes.main:
         table = summary(folds)
-        write_json(run_dir / CROSSVALIDATION, table)
+        with writing(run_dir / CROSSVALIDATION):
+            write_json(run_dir / CROSSVALIDATION, table)
         print(as_text(table), flush=True)
 
 
@@ -130,13 +135,17 @@ def _fold(
         raise ContractError(f"{directory}: of another spec.json; remove it to start over")
     processes.wait()
     if processes.main:
-        (directory / DATA).mkdir(parents=True, exist_ok=True)
-        chosen = (r for r in records if r.split == "valid" or r.labeler not in group)
-        write_records(directory / DATA / "rankings.jsonl", chosen)
-        write_json(directory / SPEC, fold.to_json())
+        with writing(directory):
+            (directory / DATA).mkdir(parents=True, exist_ok=True)
+            chosen = (r for r in records if r.split == "valid" or r.labeler not in group)
+            write_records(directory / DATA / "rankings.jsonl", chosen)
+            write_json(directory / SPEC, fold.to_json())
     processes.wait()
     result = read_result(directory)
-    if result is None:
+    if result is not None:
+        made = directory / RESULT
+        check_inputs(result.inputs, inputs_of(directory, fold), made, directory)
+    else:
         train_reward(directory)
         processes.wait()
         result = read_result(directory)

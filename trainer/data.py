@@ -116,8 +116,17 @@ class Encoder:
 
     def completions(self, completions: list[str]) -> list[list[int]]:
         """Ids of completions, cut to max_completion_tokens, each ended by end-of-text."""
+        return self.cut_completions(completions)[0]
+
+    def cut_completions(
+        self, completions: list[str], *, ended: bool = True
+    ) -> tuple[list[list[int]], int]:
+        """Ids as `completions`, and how many were cut; ended says whether these have an end too."""
         limit = self.max_completion_tokens
-        return [[*ids[: limit - 1], self.eos] for ids in self.text(completions)]
+        rows = [[*ids, self.eos] for ids in self.text(completions)]
+        cut = sum(len(ids) > limit for ids in rows)
+        end = [self.eos] if ended else []
+        return [ids if len(ids) <= limit else [*ids[: limit - len(end)], *end] for ids in rows], cut
 
     def documents(self, records: Sequence[TextRecord]) -> list[list[int]]:
         """Ids of each document, after the model's beginning-of-text, ended by end-of-text."""

@@ -101,7 +101,7 @@ def train_ppo(run_dir: Path) -> None:
     reward_model = load_reward_model(sources["reward"], tokenizer).requires_grad_(False)
     members = load_members(reward_model, sources["reward"])
     value_model = load_reward_model(sources["reward"], tokenizer)
-    for model in (policy, reward_model):
+    for model in (policy, reference, reward_model):
         check_context(model.config, max(map(len, prompts)) + config.max_completion_tokens)
     if documents := [*held_out, *(document for row in pretraining for document in row)]:
         longest = max(map(len, documents))
@@ -271,7 +271,7 @@ def train_ppo(run_dir: Path) -> None:
                     weight=config.ptx_coefficient,
                 )
             seen["ppo/gradient_norm"] += processes.clip(policy, config.gradient_clip)
-            processes.clip(value_model, config.gradient_clip)
+            seen["ppo/value_gradient_norm"] += processes.clip(value_model, config.gradient_clip)
             policy_optimizer.step()
             value_optimizer.step()
             average.update(policy)

@@ -12,6 +12,8 @@ Deviations from the paper, and what it leaves open:
 - The scalar head starts at zero, so that no completion is ahead before the first step.
 - Weights and optimizer are float32; the passes are in half precision where accelerate is told so
   (trainer/accelerate/bf16.yaml). The paper's weights are half precision with a float32 copy.
+- A completion of more than max_completion_tokens is cut and scored as if it ended there, as those
+  of kind sample that had no end are. The paper's are at most 1,000 tokens.
 - An epoch's batches are as even as can be, so they may hold fewer than batch_prompts prompts.
 - The gradient's norm is clipped. The paper does not say whether it does so, nor Adam's epsilon,
   which is PPO's here.
@@ -19,7 +21,7 @@ Deviations from the paper, and what it leaves open:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +42,7 @@ from trainer.contract import (
 from trainer.data import Encoder, epoch_batches, load_records, parts_of
 from trainer.ensemble import add_members, merge_members, prompt_weights, save_members
 from trainer.losses import pairs_of, ranking_loss
+from trainer.metrics import writing
 from trainer.models import (
     check_context,
     load_reward_model,
@@ -78,15 +81,16 @@ class Element:
 def elements_of(
     records: Sequence[RankingRecord],
     prompts: Sequence[list[int]],
-    encoder: Encoder,
+    completions: Iterable[list[int]],
     *,
     members: int = 1,
     seed: int = 0,
 ) -> list[Element]:
-    """Rankings, with their prompts' ids, as batch elements; those of ties only have no pair and are
-    left out.
+    """Rankings, with ids of their prompts and of all their completions in turn, as batch elements.
+
+    Those of ties only have no pair and are left out.
     """
-    flat = iter(encoder.completions([c for r in records for c in r.completions]))
+    flat = iter(completions)
     elements = [
         Element(
             record,
@@ -187,7 +191,10 @@ def train_reward(run_dir: Path) -> None:
         max_completion_tokens=config.max_completion_tokens,
     )
     records, prompts = run.fitting(encoder, records, "rankings")
-    elements = elements_of(records, prompts, encoder, members=config.members, seed=run.spec.seed)
+    texts = [completion for record in records for completion in record.completions]
+    completions = run.completions(encoder, texts, "rankings")
+    members, seed = config.members, run.spec.seed
+    elements = elements_of(records, prompts, completions, members=members, seed=seed)
     train = [e for e in elements if e.record.split == "train"]
     valid = [e for e in elements if e.record.split == "valid"]
     if not train:
@@ -201,7 +208,8 @@ def train_reward(run_dir: Path) -> None:
             "the bias cannot be set: there is no demonstration of split 'train' with a prompt of "
             f"at most {config.max_prompt_tokens} tokens (max_prompt_tokens)"
         )
-    completions = encoder.completions([d.completion for d in written])
+    texts = [d.completion for d in written]
+    completions = run.completions(encoder, texts, "demonstrations")
     answered = list(zip(prompts, completions, strict=True))
     model = load_reward_model(source, tokenizer, new_head=True)
     add_members(model, config.members)
@@ -254,11 +262,12 @@ def train_reward(run_dir: Path) -> None:
         )
         figures = asdict(held_out)
         last |= of_one_number
-    members = merge_members(model, biases)
+    heads = merge_members(model, biases)
     if answered:
         last[RM_BIAS] = float(model.config.reward_bias)
     metrics.write(total, last, phase="valid")
     run.save(model, tokenizer)
     if run.processes.main:
-        save_members(run_dir / MODEL, members)
+        with writing(run_dir / MODEL):
+            save_members(run_dir / MODEL, heads)
     run.finish(last, figures=figures)

@@ -16,6 +16,7 @@ from trainer.card import write_card
 from trainer.checkpoint import Checkpoints, Part
 from trainer.config import _Config
 from trainer.contract import (
+    CUT,
     MODEL,
     RESULT,
     TOO_LONG,
@@ -48,7 +49,7 @@ class Run:
     processes: Processes = field(default_factory=Processes)
     started: float = field(default_factory=time.monotonic)
     inputs: dict[str, str] = field(default_factory=dict)  # trainer.contract.inputs_of
-    left_out: dict[str, float] = field(default_factory=dict)  # metrics of its result
+    of_data: dict[str, float] = field(default_factory=dict)  # metrics: left out, cut
 
     @classmethod
     def open(cls, directory: Path) -> Run:
@@ -83,14 +84,32 @@ class Run:
         """`Encoder.fitting`; log and result say how many of what were left out."""
         kept, prompts = encoder.fitting(records)
         if count := len(records) - len(kept):
-            self.left_out[TOO_LONG.format(what)] = float(count)
-            if self.processes.main:
-                print(
-                    f"left out: {count} of {len(records)} {what}, whose prompts have more tokens "
-                    f"than max_prompt_tokens {encoder.max_prompt_tokens}",
-                    flush=True,
-                )
+            self._say(
+                TOO_LONG.format(what),
+                count,
+                f"left out: {count} of {len(records)} {what}, whose prompts have more tokens "
+                f"than max_prompt_tokens {encoder.max_prompt_tokens}",
+            )
         return kept, prompts
+
+    def completions(
+        self, encoder: Encoder, completions: list[str], what: str, *, ended: bool = True
+    ) -> list[list[int]]:
+        """`Encoder.cut_completions`; log and result say how many of what were cut."""
+        rows, count = encoder.cut_completions(completions, ended=ended)
+        if count:
+            self._say(
+                CUT.format(what),
+                count,
+                f"cut: {count} of {len(rows)} completions of {what}, to max_completion_tokens "
+                f"{encoder.max_completion_tokens}",
+            )
+        return rows
+
+    def _say(self, key: str, count: int, sentence: str) -> None:
+        self.of_data[key] = float(count)
+        if self.processes.main:
+            print(sentence, flush=True)
 
     def check_batch(self, size: int) -> None:
         """Raises ContractError where a batch has less elements than there are processes."""
@@ -140,7 +159,7 @@ class Run:
             kind=self.spec.kind,
             model=None if completions else MODEL,
             completions=completions,
-            metrics=metrics | self.left_out,
+            metrics=metrics | self.of_data,
             figures=figures or {},
             versions=_versions() | (versions or {}),
             inputs=self.inputs,

@@ -12,6 +12,8 @@ Deviations from the paper, and what it leaves open:
   (1 - f) * SFT + f * pretraining, each a mean over tokens, from examples of their own.
 - Weights and optimizer are float32; the passes are in half precision where accelerate is told so
   (trainer/accelerate/bf16.yaml). The paper's weights are half precision with a float32 copy.
+- A completion of more than max_completion_tokens is cut, and its end-of-text with it: it teaches no
+  end. The paper's are at most 1,000 tokens.
 - An epoch's batches are as even as can be, so they may hold fewer than batch_size demonstrations.
 - The gradient's norm is clipped. The paper does not say whether it does so, nor Adam's epsilon,
   which is PPO's here.
@@ -108,7 +110,8 @@ def train_sft(run_dir: Path) -> None:
         max_completion_tokens=config.max_completion_tokens,
     )
     records, prompts = run.fitting(encoder, records, "demonstrations")
-    completions = encoder.completions([r.completion for r in records])
+    answers = [r.completion for r in records]
+    completions = run.completions(encoder, answers, "demonstrations", ended=False)
     examples = list(zip(prompts, completions, strict=True))
     train = [e for e, r in zip(examples, records, strict=True) if r.split == "train"]
     valid = [e for e, r in zip(examples, records, strict=True) if r.split == "valid"]

@@ -16,6 +16,7 @@ from trainer.contract import (
     RankingRecord,
     read_records,
     read_spec,
+    write_json,
 )
 
 
@@ -33,6 +34,7 @@ from trainer.contract import (
         ({"prompt_template": "Q:"}, "must contain {prompt} exactly once"),
         ({"data": {"demonstrations": "/tmp/d.jsonl"}}, "'/tmp/d.jsonl' does not lie in data/"),
         ({"data": {"demonstrations": "../d.jsonl"}}, "'../d.jsonl' does not lie in data/"),
+        ({"about": {"study": "\ud83d"}}, "'\\ud83d' is half a character"),
         ({"sead": 1}, "unknown keys ['sead']"),
     ],
 )
@@ -52,6 +54,8 @@ def test_a_spec(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
         (RankingRecord, {"groups": [["0"]]}, "groups is [['0']], not of type list[list[int]]"),
         (RankingRecord, {"completions": "abcdef"}, "completions is 'abcdef', not of type list"),
         (RankingRecord, {"groups": [[0, 1]]}, "do not hold each of the 6 completions once"),
+        (RankingRecord, {"groups": [[0, 1, 2], [], [3, 4, 5]]}, "once, and nothing else"),
+        (DemonstrationRecord, {"completion": "a \ud83d b"}, "'\\ud83d' is half a character"),
     ],
 )
 def test_a_record(tmp_path: Path, kind: type[Any], changed: dict[str, Any], message: str) -> None:
@@ -64,6 +68,21 @@ def test_a_record(tmp_path: Path, kind: type[Any], changed: dict[str, Any], mess
         next(records)
     assert str(refused.value).startswith(f"{path}, line 2: {kind.__name__}")
     assert message in str(refused.value)
+
+
+def test_a_character_of_two_halves_is_one(tmp_path: Path) -> None:
+    good = {**demonstrations()[0], "completion": "a \U0001f600 b \\ud83d"}
+    (tmp_path / "records.jsonl").write_text(json.dumps(good) + "\n")
+    (record,) = read_records(tmp_path / "records.jsonl", DemonstrationRecord)
+    assert record.completion == "a \U0001f600 b \\ud83d"
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    write_json(tmp_path / "some.json", {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "some.json", {"a": object()})
+    assert json.loads((tmp_path / "some.json").read_text()) == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["some.json"]
 
 
 def test_a_whole_number_is_a_float_too() -> None:

@@ -122,6 +122,16 @@ def test_the_command_finds_the_labeler_who_differs(base_run: Path, make_run: Mak
     with pytest.raises(ContractError, match="1 is the least"):
         crossvalidate(run, groups=3, seeds=0)
 
+    path = run / "data" / "rankings.jsonl"
+    ranked = path.read_text()
+    records = [json.loads(line) for line in ranked.splitlines()]
+    reversed_ = [{**record, "groups": record["groups"][::-1]} for record in records]
+    path.write_text("".join(json.dumps(record) + "\n" for record in reversed_))
+    with pytest.raises(ContractError, match=r"made with another data/rankings\.jsonl"):
+        crossvalidate(run, groups=3)
+    path.write_text(ranked)
+    crossvalidate(run, groups=3)  # what it was not told to forget is there
+
     spec = json.loads((run / "spec.json").read_text())
     (run / "spec.json").write_text(json.dumps({**spec, "seed": 5}))
     with pytest.raises(ContractError, match=r"of another spec\.json; remove it"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -175,6 +176,21 @@ def test_a_run_killed_at_any_step_ends_the_same(
         shutil.rmtree(killed / lost, ignore_errors=True)
         TRAIN[kind](killed)
         same(killed, whole)
+
+
+def test_a_stop_while_modules_are_imported_is_a_stop(base_run: Path, make_run: MakeRun) -> None:
+    run = make_run("sft", kind="sft", **spec_of("sft", str(base_run / "model"), ""))
+    for delay in (0.0, 0.1, 0.2, 0.3, 0.4, 0.6):
+        process = start_trainer("sft", run)
+        status = Path(f"/proc/{process.pid}/status")
+        while not int(re.findall(r"SigCgt:\s*(\w+)", status.read_text())[0], 16) >> 14 & 1:
+            time.sleep(0.001)  # until it takes SIGTERM itself
+        time.sleep(delay)
+        process.send_signal(signal.SIGTERM)
+        output = process.communicate(timeout=60)[0]
+        assert process.returncode == EXIT_STOPPED, output
+        assert "Traceback" not in output
+        assert read_result(run) is None
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(base_run: Path, make_run: MakeRun) -> None:

@@ -24,6 +24,7 @@ from tests.trainer.conftest import (
     texts,
     wait_for_steps,
 )
+from trainer import sft
 from trainer.config import ConfigError, PPOConfig
 from trainer.contract import (
     LOSS,
@@ -273,6 +274,55 @@ def test_demonstrations_of_a_reward_model_are_read_before_it_is_trained(
     assert not (run / "metrics.jsonl").exists()
 
 
+def test_cut_completions_are_counted_and_teach_no_end(
+    base_run: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {
+        "models": {"init": str(base_run / "model")},
+        "config": {"epochs": 1, "max_completion_tokens": 25},
+    }
+    written = demonstrations()
+    written[1]["completion"] = "The cat sleeps. " * 9
+    learned: list[list[int]] = []
+    loss = sft.completion_loss
+
+    def kept(processes: Any, policy: Any, examples: Any, *others: Any) -> float:
+        learned.extend(completion for _, completion in examples)
+        return loss(processes, policy, examples, *others)
+
+    monkeypatch.setattr(sft, "completion_loss", kept)
+    both = {"rankings": rankings(), "demonstrations": written}
+    runs = (
+        make_run("sft", kind="sft", data={"demonstrations": written}, **told),
+        make_run("reward", kind="reward", data=both, **told),
+    )
+    for train, run in zip((train_sft, train_reward), runs, strict=True):
+        train(run)
+        result = read_result(run)
+        assert result is not None
+        assert result.metrics["data/cut_demonstrations"] == 1
+        assert "data/cut_rankings" not in result.metrics
+    eos = load_tokenizer(str(base_run / "model")).eos_token_id
+    assert [len(ids) for ids in learned if eos not in ids] == [25]
+
+
+def test_a_reference_that_cannot_read_so_much_is_refused(
+    base_run: Path, reward_run: Path, make_run: MakeRun, tmp_path: Path
+) -> None:
+    spec = ppo_spec(base_run, reward_run, max_completion_tokens=30)
+    spec["models"]["reference"] = str(narrowed(base_run / "model", tmp_path / "narrow"))
+    with pytest.raises(ContractError, match=r"too many, the model reads 32"):
+        train_ppo(make_run("ppo", **spec))
+
+
+def narrowed(source: Path, copied: Path) -> Path:
+    """A copy that reads 32 tokens."""
+    shutil.copytree(source, copied)
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 32}))
+    return copied
+
+
 def with_config(run: Path, config: dict[str, Any]) -> Path:
     spec = json.loads((run / "spec.json").read_text())
     (run / "spec.json").write_text(json.dumps({**spec, "config": config}))
@@ -346,10 +396,7 @@ def test_a_model_that_cannot_read_so_much_is_refused_before_sampling(
 ) -> None:
     base = str(base_run / "model")
     models = {"a": base, "b": base, "reward": str(reward_run / "model")}
-    copied = tmp_path / "narrow"
-    shutil.copytree(models[narrow], copied)
-    config = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 32}))
+    copied = narrowed(Path(models[narrow]), tmp_path / "narrow")
     run = make_run(
         "sample",
         kind="sample",

@@ -51,7 +51,12 @@ def test_a_batch_of_unequal_rankings(reward_run: Path, pass_tokens: int, passes:
     encoder = Encoder(
         tokenizer=tokenizer, template="{prompt}\n\n", max_prompt_tokens=40, max_completion_tokens=20
     )
-    elements = elements_of(records(), encoder.prompts([r.prompt for r in records()]), encoder)
+    given = records()
+    elements = elements_of(
+        given,
+        encoder.prompts([r.prompt for r in given]),
+        encoder.completions([c for r in given for c in r.completions]),
+    )
     assert [len(e.pairs) for e in elements] == [1, 5, 36]
     plain: Any = AutoModelForSequenceClassification.from_pretrained(source, dtype=torch.float32)
     losses = []

@@ -56,12 +56,15 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerFast:
 
 
 def load_policy(source: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """A causal language model, float32, in evaluation mode, with a row for every token."""
+    """A causal language model, float32, in evaluation mode, with a row for every token.
+
+    Raises ContractError where `source` is none.
+    """
     from transformers import AutoModelForCausalLM
 
-    model = _prepared(
-        _loaded(source, AutoModelForCausalLM.from_pretrained, dtype=torch.float32), tokenizer
-    )
+    if _classifies(load_config(source)):
+        raise ContractError(f"{source}: a reward model, which is no policy")
+    model = _prepared(_loaded_weights(source, AutoModelForCausalLM), tokenizer)
     check_head(model)
     return model
 
@@ -76,17 +79,13 @@ def load_reward_model(
     from transformers import AutoModelForSequenceClassification
 
     config = load_config(source)
-    classifies = any("SequenceClassification" in a for a in config.architectures or [])
+    classifies = _classifies(config)
     if not classifies and not new_head:
         raise ContractError(f"{source}: not a reward model ({config.architectures})")
     if classifies and config.num_labels != 1:
         raise ContractError(f"{source}: {config.num_labels} labels; a reward model has one")
-    model = _loaded(
-        source,
-        AutoModelForSequenceClassification.from_pretrained,
-        dtype=torch.float32,
-        num_labels=1,
-    )
+    new = () if classifies else ("score.weight",)
+    model = _loaded_weights(source, AutoModelForSequenceClassification, new=new, num_labels=1)
     if not classifies:
         nn.init.zeros_(model.score.weight)  # every score starts at 0, whatever the seed
     if not classifies or not hasattr(model.config, "reward_bias"):
@@ -101,9 +100,30 @@ def _loaded(source: str, load: Any, **options: Any) -> Any:
         raise ContractError(f"{source}: cannot be loaded: {error}") from error
 
 
+def _classifies(config: PretrainedConfig) -> bool:
+    return any("SequenceClassification" in a for a in config.architectures or [])
+
+
+def _loaded_weights(source: str, kind: Any, *, new: tuple[str, ...] = (), **options: Any) -> Any:
+    """A model in float32, from safetensors and no pickle, whole but for the `new` weights."""
+    model, info = _loaded(
+        source,
+        kind.from_pretrained,
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+        **options,
+    )
+    if missing := sorted(set(info["missing_keys"]) - set(new)):
+        raise ContractError(
+            f"{source}: without {', '.join(missing[:3])}{', ...' * (len(missing) > 3)}: the "
+            f"weights are not those of a {type(model).__name__}"
+        )
+    return model
+
+
 def _prepared(model: Any, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
+    give_rows(model, len(tokenizer))
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
     prepared: PreTrainedModel = model.to(device()).eval()
@@ -111,6 +131,22 @@ def _prepared(model: Any, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel
     use_fast_products(prepared)
     use_packed_attention(prepared)
     return prepared
+
+
+@torch.no_grad()
+def give_rows(model: PreTrainedModel, tokens: int) -> None:
+    """Have a row of the embedding, and of the head, for so many tokens.
+
+    New ones are the mean of those there are: the same in every start and every process, where
+    transformers draws them.
+    """
+    rows = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+    if tokens <= rows:
+        return
+    model.resize_token_embeddings(tokens, mean_resizing=False)
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for values in module.parameters() if module is not None else ():
+            values[rows:] = values[:rows].mean(0)
 
 
 TWICE = torch.tensor(math.sqrt(8 / math.pi))

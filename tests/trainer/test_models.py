@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.trainer.conftest import demonstrations, prompts
 from trainer.contract import ContractError, PromptRecord, TextRecord
@@ -17,6 +19,7 @@ from trainer.models import (
     GELU,
     Average,
     check_context,
+    load_policy,
     load_reward_model,
     load_tokenizer,
     save_model,
@@ -293,6 +296,78 @@ def test_a_sliding_window_is_never_overstepped() -> None:
 def test_a_policy_is_no_reward_model(base_run: Path, base_model: tuple[Any, Any]) -> None:
     with pytest.raises(ContractError, match="not a reward model"):
         load_reward_model(str(base_run / "model"), base_model[1])
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_rows_for_a_pad_token_are_the_same_in_every_start(
+    architecture: str, base_model: tuple[Any, Any], tmp_path: Path
+) -> None:
+    """A base without a pad token is given a row for it, and no run may draw another one."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokens = len(base_model[1])
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = AutoConfig.for_model(
+        architecture, vocab_size=tokens - 1, hidden_size=8, intermediate_size=8, **sizes
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    loaded = []
+    for seed, load in ((1, load_policy), (2, load_policy), (1, reward), (2, reward)):
+        torch.manual_seed(seed)
+        loaded.append(load(str(tmp_path), base_model[1]))
+    for one, other in (loaded[:2], loaded[2:]):
+        assert one.get_input_embeddings().num_embeddings == tokens
+        for name, weights in one.state_dict().items():
+            assert torch.equal(weights, other.state_dict()[name]), name
+        rows = one.get_input_embeddings().weight
+        torch.testing.assert_close(rows[-1], rows[:-1].mean(0))
+
+
+def reward(source: str, tokenizer: Any) -> Any:
+    return load_reward_model(source, tokenizer, new_head=True)
+
+
+def test_a_reward_model_is_no_policy(reward_run: Path, base_model: tuple[Any, Any]) -> None:
+    with pytest.raises(ContractError, match="a reward model, which is no policy"):
+        load_policy(str(reward_run / "model"), base_model[1])
+
+
+def test_weights_that_are_missing_are_not_drawn(
+    base_run: Path, base_model: tuple[Any, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(base_run / "model", tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    weights = load_file(file)
+    weights.pop("gpt_neox.final_layer_norm.bias")
+    missing = r"without gpt_neox\.final_layer_norm\.bias: the weights"
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ContractError, match=missing):
+        load_policy(str(tmp_path / "model"), base_model[1])
+    with pytest.raises(ContractError, match=missing):
+        reward(str(tmp_path / "model"), base_model[1])
+
+
+def test_nothing_is_loaded_by_pickle(
+    base_run: Path, base_model: tuple[Any, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(base_run / "model", tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    torch.save(load_file(file), tmp_path / "model" / "pytorch_model.bin")
+    file.unlink()
+    for load in (load_policy, reward):
+        with pytest.raises(ContractError, match=r"cannot be loaded: .*safetensors"):
+            load(str(tmp_path / "model"), base_model[1])
+
+
+def test_a_completion_that_is_cut_has_an_end_where_it_is_asked_for(
+    base_model: tuple[Any, Any],
+) -> None:
+    encoder = encoder_of(base_model[1], max_completion_tokens=4)
+    (whole,) = encoder_of(base_model[1]).completions(["The cat sleeps."])
+    exact = replace(encoder, max_completion_tokens=len(whole))
+    assert exact.cut_completions(["The cat sleeps."]) == ([whole], 0)
+    assert encoder.cut_completions(["The cat sleeps."]) == ([[*whole[:3], encoder.eos]], 1)
+    assert encoder.cut_completions(["The cat sleeps."], ended=False) == ([whole[:4]], 1)
 
 
 def test_a_classifier_of_two_labels_is_no_reward_model(

@@ -93,7 +93,6 @@ def write_card(run_dir: Path, spec: RunSpec, result: RunResult) -> None:
 
 def _scoring(spec: RunSpec) -> str:
     """How a program without Plumbline gets the scores of a reward model."""
-    before, after = spec.prompt_template.split("{prompt}")
     return f"""## Scores
 
 The logit lacks the bias that puts the demonstrations at 0 on average, which `config.json` holds as
@@ -108,7 +107,7 @@ tokenizer = AutoTokenizer.from_pretrained(directory)
 
 
 def score(prompt: str, completion: str) -> float:
-    ids = tokenizer({before!r} + prompt + {after!r})["input_ids"]
+    ids = tokenizer({spec.prompt_template!r}.replace("{{prompt}}", prompt))["input_ids"]
     ids += tokenizer(completion, add_special_tokens=False)["input_ids"]
     ids += [tokenizer.eos_token_id]
     with torch.no_grad():

@@ -74,8 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
             _configure(given.run_dir, spec, settings)
         result = None if given.kind == CROSSVALIDATE else read_result(given.run_dir)
         if result is not None:
-            made = given.run_dir / RESULT
-            check_inputs(result.inputs, inputs_of(given.run_dir, spec), made, made)
+            if result.inputs:  # an older trainer did not say
+                made, instead = given.run_dir / RESULT, f"it and {CHECKPOINTS}/"
+                check_inputs(result.inputs, inputs_of(given.run_dir, spec), made, instead)
             print(f"{given.run_dir}: it is done, {RESULT} is there", flush=True)
             return 0
     except (ContractError, ConfigError) as error:

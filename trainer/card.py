@@ -96,7 +96,8 @@ def _scoring(spec: RunSpec) -> str:
     return f"""## Scores
 
 The logit lacks the bias that puts the demonstrations at 0 on average, which `config.json` holds as
-`reward_bias`: it is to be added. Prompt, completion and end-of-text stand one after the other.
+`reward_bias`: it is to be added. Prompt, completion and end-of-text stand one after the other. It
+was trained on completions of up to max_completion_tokens.
 
 ```python
 import torch
@@ -107,8 +108,10 @@ tokenizer = AutoTokenizer.from_pretrained(directory)
 
 
 def score(prompt: str, completion: str) -> float:
-    ids = tokenizer({spec.prompt_template!r}.replace("{{prompt}}", prompt))["input_ids"]
-    ids += tokenizer(completion, add_special_tokens=False)["input_ids"]
+    text = {spec.prompt_template!r}.replace("{{prompt}}", prompt)
+    plain = {{"split_special_tokens": True}}  # text never becomes a special token
+    ids = tokenizer(text, **plain)["input_ids"]
+    ids += tokenizer(completion, add_special_tokens=False, **plain)["input_ids"]
     ids += [tokenizer.eos_token_id]
     with torch.no_grad():
         logit = model(input_ids=torch.tensor([ids])).logits[0, 0].item()

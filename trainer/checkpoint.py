@@ -120,7 +120,7 @@ class Checkpoints:
                 f"{path}: made by another version of the trainer; remove {self.directory} to "
                 "start over"
             )
-        check_inputs(state["inputs"], self.inputs, path, self.directory)
+        check_inputs(state["inputs"], self.inputs, path, str(self.directory))
         tensors = load_file(path / TENSORS)
         for name, part in parts.items():
             part.load_state_dict(_sharded(part, _merged(state["parts"][name], tensors)))

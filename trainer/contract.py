@@ -353,10 +353,10 @@ def inputs_of(run_dir: Path, spec: RunSpec) -> dict[str, str]:
     return digests
 
 
-def check_inputs(before: dict[str, str], now: dict[str, str], made: Path, instead: Path) -> None:
+def check_inputs(before: dict[str, str], now: dict[str, str], made: Path, instead: str) -> None:
     """Raises ContractError where what `made` was made of, if that is known, is no more as it was.
 
-    instead is what to remove to make it anew.
+    instead says what to remove to make it anew.
     """
     if other := [name for name, digest in now.items() if before.get(name, digest) != digest]:
         raise ContractError(

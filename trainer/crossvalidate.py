@@ -144,7 +144,7 @@ def _fold(
     result = read_result(directory)
     if result is not None:
         made = directory / RESULT
-        check_inputs(result.inputs, inputs_of(directory, fold), made, directory)
+        check_inputs(result.inputs, inputs_of(directory, fold), made, str(directory))
     else:
         train_reward(directory)
         processes.wait()

@@ -130,9 +130,11 @@ def check_prompts(run: Run, config: SampleConfig, requests: list[SampleRequest])
     """Raises ContractError where a policy or the reward model cannot read what it will be given."""
     for name in run.spec.models:
         asked = {r.prompt for r in requests if name in (REWARD, r.policy)}
+        if not asked:
+            continue
         source = model_source(run.spec, name)
         prompts = encoder_for(run, config, source).prompts(list(asked))
-        longest = max(map(len, prompts), default=0)
+        longest = max(map(len, prompts))
         check_context(load_config(source), longest + config.max_completion_tokens)
 
 

@@ -46,7 +46,8 @@ def test_its_code_scores_as_the_trainer_does(reward_run: Path, reward_model: Any
     names: dict[str, Any] = {"directory": str(reward_run / "model")}
     exec(code, names)
     given = [(d["prompt"], d["completion"]) for d in demonstrations()]
-    encoder = encoder_of(load_tokenizer(names["directory"]))
+    given += [("Say <|endoftext|> twice.", "<|pad|> and <|endoftext|>"), ("", "")]
+    encoder = encoder_of(load_tokenizer(names["directory"]), max_completion_tokens=40)
     expected, _ = score_completions(
         reward_model, encoder, *map(list, zip(*given, strict=True)), 500
     )

@@ -601,5 +601,7 @@ def test_the_command_line_sets_values_and_says_so_in_spec_and_card(
     assert done.returncode == 0
     (run / "data" / "prompts.jsonl").write_text("")
     other = start_trainer("ppo", run)
-    assert "result.json: made with another data/prompts.jsonl" in other.communicate()[0]
+    output = other.communicate()[0]
+    assert "result.json: made with another data/prompts.jsonl" in output
+    assert "remove it and checkpoints/ to start over" in output
     assert other.returncode == 1

@@ -329,6 +329,19 @@ def with_config(run: Path, config: dict[str, Any]) -> Path:
     return run
 
 
+def test_a_seed_may_be_large(base_run: Path, make_run: MakeRun) -> None:
+    run = make_run(
+        "sft",
+        kind="sft",
+        seed=2_000_000_000_000,
+        models={"init": str(base_run / "model")},
+        data={"demonstrations": demonstrations()},
+        config={"epochs": 1},
+    )
+    train_sft(run)
+    assert read_result(run) is not None
+
+
 def test_another_spec_or_other_data_does_not_resume(base_run: Path, make_run: MakeRun) -> None:
     run = make_run(
         "reward",
@@ -409,6 +422,20 @@ def test_a_model_that_cannot_read_so_much_is_refused_before_sampling(
     assert not (run / "metrics.jsonl").exists()
 
 
+# Kind sample, which fails where what is sampled is not sampled in half precision.
+NOTING = """
+import sys, torch
+from trainer import engine, __main__
+
+def sample(*arguments, **options):
+    assert torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return sampled(*arguments, **options)
+
+sampled, engine.sample = engine.sample, sample
+sys.exit(__main__.main(["sample", sys.argv[1]]))
+"""
+
+
 def test_half_precision_is_that_of_sampling_too(
     base_run: Path, reward_run: Path, make_run: MakeRun
 ) -> None:
@@ -425,8 +452,7 @@ def test_half_precision_is_that_of_sampling_too(
     full, half = make_run("full", **spec), make_run("half", **spec)
     run_sample(full)
     env = {**os.environ, "ACCELERATE_MIXED_PRECISION": "bf16", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "trainer", "sample", str(half)]
-    subprocess.run(command, cwd=ROOT, env=env, check=True)
+    subprocess.run([sys.executable, "-c", NOTING, str(half)], cwd=ROOT, env=env, check=True)
     ours, theirs = (
         list(read_records(run / "completions.jsonl", CompletionRecord)) for run in (half, full)
     )

@@ -40,7 +40,7 @@ from trainer.contract import (
     write_json,
     write_records,
 )
-from trainer.data import Encoder, load_records
+from trainer.data import load_records
 from trainer.metrics import writing
 from trainer.models import load_tokenizer, model_source
 from trainer.processes import Processes
@@ -88,12 +88,7 @@ def crossvalidate(run_dir: Path, groups: int = 5, seeds: int = 1) -> None:
     run = Run.open(run_dir)
     spec, processes = run.spec, run.processes
     config = run.configure(RewardConfig)
-    encoder = Encoder(
-        tokenizer=load_tokenizer(model_source(spec, "init")),
-        template=spec.prompt_template,
-        max_prompt_tokens=config.max_prompt_tokens,
-        max_completion_tokens=config.max_completion_tokens,
-    )
+    encoder = run.encoder(load_tokenizer(model_source(spec, "init")), config)
     records = load_records(run_dir, spec, "rankings", RankingRecord)
     records, _ = run.fitting(encoder, records, "rankings")
     folds: list[dict[str, Any]] = []

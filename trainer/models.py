@@ -140,7 +140,8 @@ def give_rows(model: PreTrainedModel, tokens: int) -> None:
     New ones are the mean of those there are: the same in every start and every process, where
     transformers draws them.
     """
-    rows = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+    embedding: Any = model.get_input_embeddings()
+    rows = len(embedding.weight)
     if tokens <= rows:
         return
     model.resize_token_embeddings(tokens, mean_resizing=False)

@@ -45,7 +45,7 @@ from trainer.contract import (
     ContractError,
     PromptRecord,
 )
-from trainer.data import Encoder, endless, load_pretraining, load_records
+from trainer.data import endless, load_pretraining, load_records
 from trainer.engine import engine_for
 from trainer.ensemble import load_members
 from trainer.metrics import Recent, TrainingError
@@ -80,12 +80,7 @@ def train_ppo(run_dir: Path) -> None:
     tokenizer = load_tokenizer(sources["init"])
     for name in ("reference", "reward"):
         check_same_tokenizer(sources[name], tokenizer)
-    encoder = Encoder(
-        tokenizer=tokenizer,
-        template=run.spec.prompt_template,
-        max_prompt_tokens=config.max_prompt_tokens,
-        max_completion_tokens=config.max_completion_tokens,
-    )
+    encoder = run.encoder(tokenizer, config)
     records = load_records(run_dir, run.spec, "prompts", PromptRecord)
     train = [r for r in records if r.split == "train"]
     _, prompts = run.fitting(encoder, train, "prompts")

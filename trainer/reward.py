@@ -39,7 +39,7 @@ from trainer.contract import (
     DemonstrationRecord,
     RankingRecord,
 )
-from trainer.data import Encoder, epoch_batches, load_records, parts_of
+from trainer.data import epoch_batches, load_records, parts_of
 from trainer.ensemble import add_members, merge_members, prompt_weights, save_members
 from trainer.losses import pairs_of, ranking_loss
 from trainer.metrics import writing
@@ -184,12 +184,7 @@ def train_reward(run_dir: Path) -> None:
             if d.split == "train"
         ]
     tokenizer = load_tokenizer(source)
-    encoder = Encoder(
-        tokenizer=tokenizer,
-        template=run.spec.prompt_template,
-        max_prompt_tokens=config.max_prompt_tokens,
-        max_completion_tokens=config.max_completion_tokens,
-    )
+    encoder = run.encoder(tokenizer, config)
     records, prompts = run.fitting(encoder, records, "rankings")
     texts = [completion for record in records for completion in record.completions]
     completions = run.completions(encoder, texts, "rankings")

@@ -14,7 +14,7 @@ import torch
 
 from trainer.card import write_card
 from trainer.checkpoint import Checkpoints, Part
-from trainer.config import _Config
+from trainer.config import SampleConfig, _Config, _Optimized
 from trainer.contract import (
     CUT,
     MODEL,
@@ -77,6 +77,17 @@ class Run:
         number = (self.spec.seed * 1_000_003 + step) * 16 + purpose
         torch.manual_seed((number * 1009 + self.processes.rank) % SEEDS)
         return torch.Generator().manual_seed(number % SEEDS)
+
+    def encoder(
+        self, tokenizer: PreTrainedTokenizerFast, config: _Optimized | SampleConfig
+    ) -> Encoder:
+        """Text to token ids, by the run's template and the configuration's lengths."""
+        return Encoder(
+            tokenizer=tokenizer,
+            template=self.spec.prompt_template,
+            max_prompt_tokens=config.max_prompt_tokens,
+            max_completion_tokens=config.max_completion_tokens,
+        )
 
     def fitting(
         self, encoder: Encoder, records: list[P], what: str

@@ -111,19 +111,10 @@ class Policies:
         if name == self.name:
             return
         source = model_source(self.run.spec, name)
-        self.encoder = encoder_for(self.run, self.config, source)
+        self.encoder = self.run.encoder(load_tokenizer(source), self.config)
         self.policy = load_policy(source, self.encoder.tokenizer)
         self.engine.use(self.policy, self.encoder)
         self.name = name
-
-
-def encoder_for(run: Run, config: SampleConfig, source: str) -> Encoder:
-    return Encoder(
-        tokenizer=load_tokenizer(source),
-        template=run.spec.prompt_template,
-        max_prompt_tokens=config.max_prompt_tokens,
-        max_completion_tokens=config.max_completion_tokens,
-    )
 
 
 def check_prompts(run: Run, config: SampleConfig, requests: list[SampleRequest]) -> None:
@@ -133,7 +124,7 @@ def check_prompts(run: Run, config: SampleConfig, requests: list[SampleRequest])
         if not asked:
             continue
         source = model_source(run.spec, name)
-        prompts = encoder_for(run, config, source).prompts(list(asked))
+        prompts = run.encoder(load_tokenizer(source), config).prompts(list(asked))
         longest = max(map(len, prompts))
         check_context(load_config(source), longest + config.max_completion_tokens)
 
@@ -162,7 +153,7 @@ def run_sample(run_dir: Path) -> None:
     reward_model = reward_encoder = None
     if REWARD in run.spec.models:
         source = model_source(run.spec, REWARD)
-        reward_encoder = encoder_for(run, config, source)
+        reward_encoder = run.encoder(load_tokenizer(source), config)
         reward_model = load_reward_model(source, reward_encoder.tokenizer)
         load_members(reward_model, source)
     done = Done()

@@ -38,7 +38,7 @@ from trainer.contract import (
     DemonstrationRecord,
     TextRecord,
 )
-from trainer.data import Encoder, endless, epoch_batches, load_records, packed_rows
+from trainer.data import endless, epoch_batches, load_records, packed_rows
 from trainer.models import check_context, load_policy, load_tokenizer, model_source
 from trainer.passes import mean_language_loss
 from trainer.processes import Processes
@@ -103,12 +103,7 @@ def train_sft(run_dir: Path) -> None:
     source = model_source(run.spec, "init")
     records = load_records(run_dir, run.spec, "demonstrations", DemonstrationRecord)
     tokenizer = load_tokenizer(source)
-    encoder = Encoder(
-        tokenizer=tokenizer,
-        template=run.spec.prompt_template,
-        max_prompt_tokens=config.max_prompt_tokens,
-        max_completion_tokens=config.max_completion_tokens,
-    )
+    encoder = run.encoder(tokenizer, config)
     records, prompts = run.fitting(encoder, records, "demonstrations")
     answers = [r.completion for r in records]
     completions = run.completions(encoder, answers, "demonstrations", ended=False)

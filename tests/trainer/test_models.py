@@ -332,31 +332,30 @@ def test_a_reward_model_is_no_policy(reward_run: Path, base_model: tuple[Any, An
         load_policy(str(reward_run / "model"), base_model[1])
 
 
-def test_weights_that_are_missing_are_not_drawn(
-    base_run: Path, base_model: tuple[Any, Any], tmp_path: Path
-) -> None:
-    shutil.copytree(base_run / "model", tmp_path / "model")
-    file = tmp_path / "model" / "model.safetensors"
+@pytest.fixture
+def copied(base_run: Path, tmp_path: Path) -> Path:
+    """The base model's directory, to be changed."""
+    return Path(shutil.copytree(base_run / "model", tmp_path / "model"))
+
+
+def test_weights_that_are_missing_are_not_drawn(copied: Path, base_model: tuple[Any, Any]) -> None:
+    file = copied / "model.safetensors"
     weights = load_file(file)
     weights.pop("gpt_neox.final_layer_norm.bias")
     missing = r"without gpt_neox\.final_layer_norm\.bias: the weights"
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ContractError, match=missing):
-        load_policy(str(tmp_path / "model"), base_model[1])
-    with pytest.raises(ContractError, match=missing):
-        reward(str(tmp_path / "model"), base_model[1])
+    for load in (load_policy, reward):
+        with pytest.raises(ContractError, match=missing):
+            load(str(copied), base_model[1])
 
 
-def test_nothing_is_loaded_by_pickle(
-    base_run: Path, base_model: tuple[Any, Any], tmp_path: Path
-) -> None:
-    shutil.copytree(base_run / "model", tmp_path / "model")
-    file = tmp_path / "model" / "model.safetensors"
-    torch.save(load_file(file), tmp_path / "model" / "pytorch_model.bin")
+def test_nothing_is_loaded_by_pickle(copied: Path, base_model: tuple[Any, Any]) -> None:
+    file = copied / "model.safetensors"
+    torch.save(load_file(file), copied / "pytorch_model.bin")
     file.unlink()
     for load in (load_policy, reward):
         with pytest.raises(ContractError, match=r"cannot be loaded: .*safetensors"):
-            load(str(tmp_path / "model"), base_model[1])
+            load(str(copied), base_model[1])
 
 
 def test_a_completion_that_is_cut_has_an_end_where_it_is_asked_for(

@@ -100,7 +100,9 @@ def attention(
         key = key.repeat_interleave(heads // key.shape[1], dim=1)
         value = value.repeat_interleave(heads // value.shape[1], dim=1)
     sizes = [block.tokens for block in blocks]
-    queries, keys, values = (x[0].split(sizes, dim=1) for x in (query, key, value))
+    queries, keys, values = (
+        x.squeeze(0).transpose(0, 1).split(sizes) for x in (query, key, value)
+    )  # (tokens, H, D) each
     outputs = []
     first = 0  # place of the block
     for block, q, k, v in zip(blocks, queries, keys, values, strict=True):
@@ -111,30 +113,38 @@ def attention(
         first += block.tokens
         if places == []:
             continue
-        k, v = (x.unflatten(1, (block.rows, block.width)) for x in (k, v))
+        k, v = (_rows(x, block) for x in (k, v))
         seen = 0
         if block.parent is not None:
-            seen = blocks[block.parent].width
+            parent = blocks[block.parent]
+            seen = parent.width
             k, v = (
-                torch.cat([parts[block.parent][:, None].expand(-1, block.rows, -1, -1), own], dim=2)
-                for parts, own in ((keys, k), (values, v))
+                torch.cat([_rows(of[block.parent], parent).expand(len(x), -1, -1, -1), x], dim=2)
+                for of, x in ((keys, k), (values, v))
             )
         q, mask, kept = _queries(q, block, seen, places)
         output = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
-        ).flatten(1, 2)
-        outputs.append(output if kept is None else output[:, kept])
-    attended = torch.cat(outputs, dim=1).transpose(0, 1)[None]
+        )
+        output = output.transpose(1, 2).flatten(0, 1)
+        outputs.append(output if kept is None else output[kept])
+    attended = torch.cat(outputs)[None]
     if wanted is not None:
         raise _AttendedError(_Attended(attended))
     return attended, None
 
 
+def _rows(x: Tensor, block: Block) -> Tensor:
+    """(tokens, H, D) of a block as (rows, H, width, D)."""
+    rows: Tensor = x.unflatten(0, (block.rows, block.width))
+    return rows.transpose(1, 2)
+
+
 def _queries(
     query: Tensor, block: Block, seen: int, places: Sequence[int] | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """(queries (H, rows, n, D), mask over `seen` and own keys or None where it is causal, indices
-    of the outputs to keep or None for all) of a block's queries (H, rows * width, D).
+    """(queries (rows, H, n, D), mask over `seen` and own keys or None where it is causal, indices
+    of the outputs to keep or None for all) of a block's queries (rows * width, H, D).
     """
     if places is not None:
         by_row: list[list[int]] = [[] for _ in range(block.rows)]
@@ -146,14 +156,15 @@ def _queries(
             at = torch.tensor([own + [0] * (count - len(own)) for own in by_row]).to(query.device)
             index = at + block.width * torch.arange(block.rows, device=query.device)[:, None]
             keys = torch.arange(seen + block.width, device=query.device)
-            picked = query[:, index.flatten()].unflatten(1, at.shape)
-            return picked, keys <= seen + at[..., None], torch.tensor(kept).to(query.device)
-    mask = None
+            picked = query[index.flatten()].unflatten(0, at.shape).transpose(1, 2)
+            mask = keys <= seen + at[:, None, :, None]
+            return picked, mask, torch.tensor(kept).to(query.device)
+    causal = None
     if seen:
         shape = block.width, seen + block.width
-        mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril(seen)
+        causal = torch.ones(shape, dtype=torch.bool, device=query.device).tril(seen)
     kept_all = None if places is None else torch.tensor(places).to(query.device)
-    return query.unflatten(1, (block.rows, block.width)), mask, kept_all
+    return _rows(query, block), causal, kept_all
 
 
 def attention_is_called(trunk: Any) -> bool:

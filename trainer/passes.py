@@ -77,9 +77,10 @@ def token_losses(
         hidden = hidden / temperature
 
     def losses(states: Tensor, aims: Tensor) -> Tensor:
-        padding = rounded(len(aims), hidden.device) - len(aims)
-        logits = linear(F.pad(states, (0, 0, 0, padding)), head.weight, bias)[: len(aims)]
-        return F.cross_entropy(logits.float(), aims, reduction="none")
+        count = len(aims)
+        padding = rounded(count, hidden.device) - count
+        logits = linear(F.pad(states, (0, 0, 0, padding)), head.weight, bias).float()
+        return F.cross_entropy(logits, F.pad(aims, (0, padding)), reduction="none")[:count]
 
     rows = max(1, HELD_LOGITS // head.out_features)
     if len(targets) <= rows:

@@ -7,7 +7,8 @@ forward and backward (python -m benchmarks.products).
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,11 +18,16 @@ from torch.nn import functional as F
 
 SMALL = 1 << 20  # multiplications: up to here MKL has done before oneDNN has begun
 NARROW = 16  # columns: fewer, as a reward model's one, are not worth a kernel
+FEW = 32  # rows that weights are laid out for; for many it is done no otherwise
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a (..., k) @ b (k, m) + bias (m,), of float32 on a CPU where oneDNN is. No gradients."""
-    made: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
+    return _linear_pointwise(a, b.t(), bias)
+
+
+def _linear_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return made
 
 
@@ -74,9 +80,12 @@ def applies(x: Tensor, columns: int) -> bool:
         and x.dtype == torch.float32
         and x.numel() * columns > SMALL
         and columns >= NARROW
-        and torch.backends.mkldnn.is_available()
-        and not torch.is_autocast_enabled("cpu")
+        and _is_here()
     )
+
+
+def _is_here() -> bool:
+    return torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
 
 
 def rounded(rows: int, device: torch.device) -> int:
@@ -91,15 +100,49 @@ def rounded(rows: int, device: torch.device) -> int:
     return -(-rows // step) * step
 
 
+class _Map:
+    """The forward of a linear map of transformers or torch."""
+
+    def __init__(self, module: Any, *, transposed: bool) -> None:
+        self.module, self.transposed = module, transposed
+        self.laid_out: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """(out, in)"""
+        weight: Tensor = self.module.weight
+        return weight.t() if self.transposed else weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.laid_out is None:
+            return linear(x, self.weight, self.module.bias)
+        return _linear_pointwise(x, self.laid_out, self.module.bias)
+
+
 def use_fast_products(model: nn.Module) -> None:
     """Let the model's linear maps multiply so; their weights stay where they are."""
     from transformers.pytorch_utils import Conv1D
 
     for module in model.modules():
         if type(module) in (nn.Linear, Conv1D):
-            module.forward = partial(_forward, module, transposed=type(module) is Conv1D)
+            module.forward = _Map(module, transposed=type(module) is Conv1D)
 
 
-def _forward(module: Any, x: Tensor, *, transposed: bool) -> Tensor:
-    weight: Tensor = module.weight
-    return linear(x, weight.t() if transposed else weight, module.bias)
+@contextmanager
+def laid_out(model: nn.Module) -> Iterator[None]:
+    """Around many products of few rows each by the weights as they are now, without gradients.
+
+    oneDNN lays a weight out anew for every product, which takes longer than to multiply a few rows
+    by it. Here each has a copy that lies as oneDNN wants it, and products of every size go there.
+    """
+    forwards = (vars(module).get("forward") for module in model.modules() if _is_here())
+    maps = [forward for forward in forwards if isinstance(forward, _Map)]
+    try:
+        for each in maps:
+            weight = each.weight
+            if weight.device.type == "cpu" and weight.dtype == torch.float32:
+                each.laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, FEW)
+        yield
+    finally:
+        for each in maps:
+            each.laid_out = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,14 @@ from trainer.graphs import recorder
 from trainer.models import device
 from trainer.packing import Packed, pack
 from trainer.passes import hidden_states, scores_at, token_losses
-from trainer.products import rounded
+from trainer.products import laid_out, rounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DENSE = 0.75  # of a batch that goes on: where no more do, those that have finished leave it
 DENSE_RECORDED = 0.5  # where steps are recorded, which they must be anew then
-SHORT = 8  # tokens: for no more than these no step is recorded
+SHORT = 8  # tokens: for no more than these no step is recorded, and no weight laid out
 
 
 @dataclass(frozen=True)
@@ -182,22 +183,24 @@ def sample(
 
     draw(hidden)
     replay: Callable[[], object] | None = None
-    for t in range(1, max_tokens):
-        left = int(going.sum())
-        if left == 0:
-            break
-        staying = rounded(left, live.device)  # some that have finished, for a number seen before
-        if staying <= (DENSE if record is None else DENSE_RECORDED) * len(live):
-            keep = going.byte().argsort(descending=True, stable=True)[:staying].sort().values
-            live, first, latest, going = live[keep], first[keep], latest[keep], going[keep]
-            decoding.select(keep)
-            replay = None
-        if replay is not None:
-            replay()
-        elif record is not None and t + SHORT < max_tokens:
-            replay = record(step)
-        else:
-            step()
+    with laid_out(policy) if max_tokens > SHORT else nullcontext():
+        for t in range(1, max_tokens):
+            left = int(going.sum())
+            if left == 0:
+                break
+            # Some that have finished stay, for a number seen before.
+            staying = rounded(left, live.device)
+            if staying <= (DENSE if record is None else DENSE_RECORDED) * len(live):
+                keep = going.byte().argsort(descending=True, stable=True)[:staying].sort().values
+                live, first, latest, going = live[keep], first[keep], latest[keep], going[keep]
+                decoding.select(keep)
+                replay = None
+            if replay is not None:
+                replay()
+            elif record is not None and t + SHORT < max_tokens:
+                replay = record(step)
+            else:
+                step()
     made = (tokens != pad).sum(1).tolist()
     return [
         Sampled(ids[:length], own[:length], ids[length - 1] == eos)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.trainer.test_packing import TINY, ids, tiny
-from trainer import products
+from trainer import products, rollout
 from trainer.architecture import use_packed_attention
 from trainer.packing import pack
 from trainer.passes import hidden_states, language_loss, scores_at, token_losses, tree_scores
-from trainer.products import linear, rounded, use_fast_products
+from trainer.products import laid_out, linear, rounded, use_fast_products
 from trainer.rollout import sample
 
 
@@ -26,13 +27,13 @@ def by_onednn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(products, "SMALL", 0)
     made: list[tuple[int, ...]] = []
-    product = products.product
+    multiplied = products._linear_pointwise
 
-    def noted(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-        made.append((a.numel() // a.shape[-1], *b.shape))
-        return product(a, b, bias)
+    def noted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        made.append((x.numel() // x.shape[-1], *reversed(weight.shape)))
+        return multiplied(x, weight, bias)
 
-    monkeypatch.setattr(products, "product", noted)
+    monkeypatch.setattr(products, "_linear_pointwise", noted)
     return made
 
 
@@ -86,7 +87,7 @@ def test_what_is_not_for_onednn_goes_to_torch(by_onednn: list[tuple[int, ...]]) 
 
 
 def test_small_products_stay_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "product", lambda *_: pytest.fail("by oneDNN"))
+    monkeypatch.setattr(products, "_linear_pointwise", lambda *_: pytest.fail("by oneDNN"))
     x, weight = torch.randn(64, 128), torch.randn(128, 128)
     torch.testing.assert_close(linear(x, weight), x @ weight.t())
 
@@ -162,3 +163,48 @@ def test_rows_that_are_sampled_need_few_kernels(by_onednn: list[tuple[int, ...]]
     rows = {n for n, _, _ in by_onednn if n < 290}
     assert len(rows) > 1
     assert rows == {rounded(n, cpu) for n in rows}
+
+
+@pytest.mark.parametrize("architecture", TINY)
+def test_sampling_by_weights_that_are_laid_out(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same tokens and logprobs as without, by the weights as they are at each time."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    policy = tiny(architecture, "policy")
+    use_packed_attention(policy)
+    use_fast_products(policy)
+    uniform = torch.rand(9, 30, generator=torch.Generator().manual_seed(4))
+    drawn = []
+    for scale in (1, 3):
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.mul_(scale)
+        found = []
+        for plain in (False, True):
+            laid_out = products.laid_out if not plain else lambda _: nullcontext()
+            monkeypatch.setattr(rollout, "laid_out", laid_out)
+            found.append(
+                sample(policy, [[2, 3, 4]] * 9, uniform=uniform, temperature=1.0, eos=0, pad=1)
+            )
+        for one, other in zip(*found, strict=True):
+            assert one.ids == other.ids
+            torch.testing.assert_close(one.logprobs, other.logprobs, rtol=1e-4, atol=1e-5)
+        drawn.append([one.ids for one in found[0]])
+    assert drawn[0] != drawn[1]
+
+
+def test_weights_are_laid_out_for_a_while_only(by_onednn: list[tuple[int, ...]]) -> None:
+    model = nn.Sequential(nn.Linear(24, 20), nn.Linear(20, 7, bias=False))
+    use_fast_products(model)
+    x = torch.randn(3, 24)
+    expected = model[1].weight @ (x @ model[0].weight.t() + model[0].bias).t()
+    with torch.no_grad(), laid_out(model):
+        torch.testing.assert_close(model(x), expected.t())
+    assert by_onednn == [(3, 24, 20), (3, 20, 7)]
+    model[0].weight.data.zero_()
+    model[0].bias.data.zero_()
+    assert not model(x).any()
+    with torch.autocast("cpu", dtype=torch.bfloat16), laid_out(model):
+        assert model(x).dtype == torch.bfloat16

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 SMALL = 1 << 20  # multiplications: up to here MKL has done before oneDNN has begun
 NARROW = 16  # columns: fewer, as a reward model's one, are not worth a kernel
-FEW = 32  # rows that weights are laid out for; for many it is done no otherwise
+LARGE = 1 << 16  # elements: up to here a weight is not worth to be laid out, MKL has begun sooner
+ROWS = 32  # that weights are laid out for: for one the layout is another, for more the same
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -80,11 +81,12 @@ def applies(x: Tensor, columns: int) -> bool:
         and x.dtype == torch.float32
         and x.numel() * columns > SMALL
         and columns >= NARROW
-        and _is_here()
+        and _may_multiply()
     )
 
 
-def _is_here() -> bool:
+def _may_multiply() -> bool:
+    """Whether oneDNN is there, and float32 is not to be multiplied in half precision."""
     return torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
 
 
@@ -105,7 +107,7 @@ class _Map:
 
     def __init__(self, module: Any, *, transposed: bool) -> None:
         self.module, self.transposed = module, transposed
-        self.laid_out: Tensor | None = None
+        self.laid_out: Tensor | None = None  # a copy of the weight, without gradients
 
     @property
     def weight(self) -> Tensor:
@@ -114,9 +116,10 @@ class _Map:
         return weight.t() if self.transposed else weight
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.laid_out is None:
+        laid_out = self.laid_out
+        if laid_out is None or torch.is_grad_enabled():
             return linear(x, self.weight, self.module.bias)
-        return _linear_pointwise(x, self.laid_out, self.module.bias)
+        return _linear_pointwise(x, laid_out, self.module.bias)
 
 
 def use_fast_products(model: nn.Module) -> None:
@@ -130,19 +133,22 @@ def use_fast_products(model: nn.Module) -> None:
 
 @contextmanager
 def laid_out(model: nn.Module) -> Iterator[None]:
-    """Around many products of few rows each by the weights as they are now, without gradients.
+    """Around many products of few rows each, without gradients, by the weights as they are now.
 
     oneDNN lays a weight out anew for every product, which takes longer than to multiply a few rows
-    by it. Here each has a copy that lies as oneDNN wants it, and products of every size go there.
+    by it. Here each large one has a copy that lies as oneDNN wants it: the model's size once more.
     """
-    forwards = (vars(module).get("forward") for module in model.modules() if _is_here())
-    maps = [forward for forward in forwards if isinstance(forward, _Map)]
+    if not _may_multiply():
+        yield
+        return
+    maps = [made for module in model.modules() if isinstance(made := module.forward, _Map)]
     try:
-        for each in maps:
-            weight = each.weight
-            if weight.device.type == "cpu" and weight.dtype == torch.float32:
-                each.laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, FEW)
+        for made in maps:
+            weight = made.weight
+            multiplied = weight.device.type == "cpu" and weight.dtype == torch.float32
+            if multiplied and weight.numel() > LARGE:
+                made.laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
         yield
     finally:
-        for each in maps:
-            each.laid_out = None
+        for made in maps:
+            made.laid_out = None

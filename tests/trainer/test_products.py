@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.trainer.test_packing import TINY, ids, tiny
-from trainer import products, rollout
+from trainer import products
 from trainer.architecture import use_packed_attention
 from trainer.packing import pack
 from trainer.passes import hidden_states, language_loss, scores_at, token_losses, tree_scores
@@ -26,6 +25,7 @@ def by_onednn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(products, "SMALL", 0)
+    monkeypatch.setattr(products, "LARGE", 0)
     made: list[tuple[int, ...]] = []
     multiplied = products._linear_pointwise
 
@@ -175,19 +175,28 @@ def test_sampling_by_weights_that_are_laid_out(
     policy = tiny(architecture, "policy")
     use_packed_attention(policy)
     use_fast_products(policy)
+    multiplied = products._linear_pointwise
+    layouts: list[torch.layout] = []
+
+    def noted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        layouts.append(weight.layout)
+        return multiplied(x, weight, bias)
+
+    monkeypatch.setattr(products, "_linear_pointwise", noted)
     uniform = torch.rand(9, 30, generator=torch.Generator().manual_seed(4))
     drawn = []
     for scale in (1, 3):
         with torch.no_grad():
             for parameter in policy.parameters():
-                parameter.mul_(scale)
+                parameter.mul_(scale).add_(0.01)  # biases too
         found = []
-        for plain in (False, True):
-            laid_out = products.laid_out if not plain else lambda _: nullcontext()
-            monkeypatch.setattr(rollout, "laid_out", laid_out)
+        for large in (0, 1 << 40):
+            monkeypatch.setattr(products, "LARGE", large)
+            layouts.clear()
             found.append(
                 sample(policy, [[2, 3, 4]] * 9, uniform=uniform, temperature=1.0, eos=0, pad=1)
             )
+            assert (torch._mkldnn in layouts) == (large == 0)
         for one, other in zip(*found, strict=True):
             assert one.ids == other.ids
             torch.testing.assert_close(one.logprobs, other.logprobs, rtol=1e-4, atol=1e-5)
@@ -198,13 +207,40 @@ def test_sampling_by_weights_that_are_laid_out(
 def test_weights_are_laid_out_for_a_while_only(by_onednn: list[tuple[int, ...]]) -> None:
     model = nn.Sequential(nn.Linear(24, 20), nn.Linear(20, 7, bias=False))
     use_fast_products(model)
+    maps = [module.forward for module in model]
     x = torch.randn(3, 24)
-    expected = model[1].weight @ (x @ model[0].weight.t() + model[0].bias).t()
-    with torch.no_grad(), laid_out(model):
-        torch.testing.assert_close(model(x), expected.t())
+    with torch.no_grad():
+        expected = (x @ model[0].weight.t() + model[0].bias) @ model[1].weight.t()
+
+    def fails() -> None:
+        with torch.no_grad(), laid_out(model):
+            torch.testing.assert_close(model(x), expected)
+            assert all(made.laid_out is not None for made in maps)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
     assert by_onednn == [(3, 24, 20), (3, 20, 7)]
-    model[0].weight.data.zero_()
-    model[0].bias.data.zero_()
-    assert not model(x).any()
+    assert all(made.laid_out is None for made in maps)
+    with laid_out(model):  # with gradients the weights themselves
+        model(x).sum().backward()
+    assert model[0].weight.grad is not None
     with torch.autocast("cpu", dtype=torch.bfloat16), laid_out(model):
         assert model(x).dtype == torch.bfloat16
+    with torch.no_grad(), laid_out(model.double()):
+        assert model(x.double()).dtype == torch.float64
+
+
+def test_losses_of_a_number_of_tokens_that_is_rounded_up() -> None:
+    policy = tiny("gpt2", "policy")
+    hidden = torch.randn(67, policy.config.n_embd, requires_grad=True)
+    targets = torch.randint(0, policy.config.vocab_size, (67,))
+    losses = token_losses(policy, hidden, targets)
+    expected = F.cross_entropy(policy.lm_head(hidden), targets, reduction="none")
+    torch.testing.assert_close(losses, expected)
+    weights = torch.rand(67)
+    for ours, plain in zip(
+        *(torch.autograd.grad((x * weights).sum(), hidden) for x in (losses, expected)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, plain)

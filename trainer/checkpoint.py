@@ -6,21 +6,25 @@ tensors are a safetensors file, everything else is JSON: nothing is ever loaded 
 
 A checkpoint is written in a directory whose name begins with a dot, and renamed when it is whole
 and on the disk; it gets such a name again before it is removed. So what has a name counts.
+What has any other name is not ours, and left alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -59,7 +63,7 @@ class Checkpoints:
     """
 
     # SIGTERM came. It is the process's: cross-validation makes many of these, one after another.
-    _stop: ClassVar[bool] = False
+    stop: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -85,20 +89,23 @@ class Checkpoints:
 
     @staticmethod
     def _on_sigterm(_signal: int, _frame: object) -> None:
-        Checkpoints._stop = True
+        Checkpoints.stop = True
 
     def resume(self) -> int:
         """Load the newest checkpoint into the parts and return its step, 0 where there is none.
 
-        Raises ContractError when the run's inputs are not those the checkpoint was made with.
+        Raises ContractError when the run's inputs are not those the checkpoint was made with, or
+        it is damaged, and TrainingError where what a killed run left cannot be removed.
         """
         if self.processes.main:
-            for stale in self.directory.glob(".*"):
-                shutil.rmtree(stale)
-        newest = max(self.directory.glob("step_*"), key=_step, default=None)
-        if newest is None:
+            with writing(self.directory):
+                for stale in self._saved(hidden=True):
+                    shutil.rmtree(stale)
+        saved = self._saved()
+        if not saved:
             return 0
-        state = self._load(newest, self.parts)
+        before = "go on from the one before" if len(saved) > 1 else "start over"
+        state = self._load(saved[-1], self.parts, f"it can be removed, to {before}")
         self.best = Best(**state["best"]) if state.get("best") else None
         return int(state["step"])
 
@@ -110,20 +117,27 @@ class Checkpoints:
         assert self.best is not None
         self.processes.wait()  # until the one that writes has written it
         wanted = {name: self.parts[name] for name in names}
-        self._load(self._path(self.best.step), wanted)
+        self._load(self._path(self.best.step), wanted, f"remove {self.directory} to start over")
 
-    def _load(self, path: Path, parts: Mapping[str, Part]) -> dict[str, Any]:
-        """Load the parts from a checkpoint and return its state.json."""
-        state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-        if "inputs" not in state or parts.keys() - state["parts"].keys():
+    def _load(self, path: Path, parts: Mapping[str, Part], advice: str) -> dict[str, Any]:
+        """Load the parts from a checkpoint and return its state.json.
+
+        advice says what to do where it is damaged.
+        """
+        with _reading(path, advice):
+            state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+            other = "inputs" not in state or parts.keys() - state["parts"].keys()
+        if other:
             raise ContractError(
                 f"{path}: made by another version of the trainer; remove {self.directory} to "
                 "start over"
             )
         check_inputs(state["inputs"], self.inputs, path, str(self.directory))
-        tensors = load_file(path / TENSORS)
+        with _reading(path, advice):
+            tensors = load_file(path / TENSORS)
+            merged = {name: _merged(state["parts"][name], tensors) for name in parts}
         for name, part in parts.items():
-            part.load_state_dict(_sharded(part, _merged(state["parts"][name], tensors)))
+            part.load_state_dict(_sharded(part, merged[name]))
         return state
 
     def after(self, step: int, figure: float | None = None) -> None:
@@ -141,11 +155,11 @@ class Checkpoints:
             self.best = Best(step, figure)
         due = self.processes.main and time.monotonic() - self._saved_at >= self.seconds
         due = self.processes.sum(float(due)) > 0  # all of them save, or none
-        stop = self.processes.sum(float(self._stop)) > 0
+        stop = self.processes.sum(float(self.stop)) > 0
         if due or stop or better:
             self.save(step)
         if stop:
-            Checkpoints._stop = False
+            Checkpoints.stop = False
             raise StopRequestedError(f"stopped after step {step}")
 
     def save(self, step: int) -> None:
@@ -177,13 +191,32 @@ class Checkpoints:
                     _sync(self.directory)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-        older = sorted(self.directory.glob("step_*"), key=_step)[: -self.kept]
-        for path in older:
-            if self.best is None or _step(path) != self.best.step:
-                shutil.rmtree(path.rename(self._path(_step(path), hidden=True)))
+        with writing(self.directory):
+            for path in self._saved()[: -self.kept]:
+                if self.best is None or _step(path) != self.best.step:
+                    shutil.rmtree(path.rename(self._path(_step(path), hidden=True)))
+
+    def _saved(self, *, hidden: bool = False) -> list[Path]:
+        """The checkpoints, from the oldest to the newest, or what is left of those being written or
+        removed.
+        """
+        name = re.compile(rf"{'[.]' if hidden else ''}step_[1-9][0-9]*")
+        saved = [p for p in self.directory.iterdir() if name.fullmatch(p.name) and p.is_dir()]
+        return sorted(saved, key=_step)
 
     def _path(self, step: int, *, hidden: bool = False) -> Path:
         return self.directory / f"{'.' if hidden else ''}step_{step}"
+
+
+@contextmanager
+def _reading(path: Path, advice: str) -> Iterator[None]:
+    """Around reading a checkpoint. Raises ContractError where it cannot be read or is damaged."""
+    try:
+        yield
+    except PermissionError as error:
+        raise ContractError(f"{path}: cannot be read: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ContractError(f"{path}: it is damaged ({error}); {advice}") from error
 
 
 def _sync(path: Path) -> None:
@@ -241,4 +274,4 @@ def _sharded(part: Part, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _step(path: Path) -> int:
-    return int(path.name.removeprefix("step_"))
+    return int(path.name.rpartition("_")[2])

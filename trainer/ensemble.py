@@ -92,14 +92,18 @@ def save_members(directory: Path, members: dict[str, Tensor]) -> None:
 def load_members(model: PreTrainedModel, source: str) -> int:
     """Give a reward model loaded from `source` its members as heads, if any; returns how many.
 
-    Raises ContractError where they are not this model's.
+    Raises ContractError where they cannot be loaded or are not this model's.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = Path(source) / MEMBERS
     if not path.is_file():
         return 1
-    members = load_file(path)
+    try:
+        members = load_file(path)
+    except SafetensorError as error:
+        raise ContractError(f"{path}: cannot be loaded: {error}") from error
     weight = _head(model).weight.detach()
     own = members["weight"].mean(0, keepdim=True)
     if own.shape != weight.shape or not torch.allclose(own, weight.cpu(), rtol=1e-3, atol=1e-4):

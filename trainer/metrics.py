@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ from safetensors import SafetensorError
 
 from trainer.contract import METRICS, MetricLine
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on, in plain words: a loss that is not finite, a broken invariant."""
@@ -27,11 +31,22 @@ def writing(path: Path) -> Iterator[None]:
     """Around writing a file of the run. Raises TrainingError where it fails, as on a full disk."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(
-            f"{path} cannot be written: {error}; make room and start the run again: it goes on "
-            "from its last checkpoint"
-        ) from error
+    except Exception as error:
+        number = _os_error(error)
+        if number is None and not isinstance(error, OSError | SafetensorError):
+            raise
+        sentence = f"{path} cannot be written: {error}"
+        if number in FULL:
+            sentence += "; make room and start the run again: it goes on from its last checkpoint"
+        raise TrainingError(sentence) from error
+
+
+def _os_error(error: Exception) -> int | None:
+    """The system's number; safetensors and tokenizers, which raise no OSError, end with it."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)$", str(error))
+    return int(found[1]) if found else None
 
 
 class Metrics:
@@ -44,9 +59,13 @@ class Metrics:
         self.lines = 0
 
     def begin(self) -> None:
-        """Before the first line, once the state is loaded: drop what is to be written again."""
+        """Before the first line, once the state is loaded: drop what is to be written again.
+
+        Raises TrainingError where the file cannot be written.
+        """
         if self.written:
-            self.lines = _keep_lines(self.path, self.lines)
+            with writing(self.path):
+                self.lines = _keep_lines(self.path, self.lines)
 
     def write(self, step: int, values: dict[str, float], phase: str = "train") -> None:
         """Append one line. Raises TrainingError where a value is not finite or the disk is full."""

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.architecture import check_head, use_packed_attention
 from trainer.contract import ContractError, RunSpec
-from trainer.metrics import writing
+from trainer.metrics import TrainingError, writing
 from trainer.products import use_fast_products
 
 if TYPE_CHECKING:
@@ -98,6 +99,20 @@ def _loaded(source: str, load: Any, **options: Any) -> Any:
         return load(source, **options)
     except (OSError, ValueError) as error:
         raise ContractError(f"{source}: cannot be loaded: {error}") from error
+    except SafetensorError as error:
+        file = _damaged(source)
+        raise ContractError(f"{source}: its {file} cannot be loaded: {error}") from error
+
+
+def _damaged(source: str) -> str:
+    """The name of the file of weights that is not whole, where `source` is a directory."""
+    for path in sorted(Path(source).glob("model*.safetensors")):
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except SafetensorError:
+            return path.name
+    return "weights"
 
 
 def _classifies(config: PretrainedConfig) -> bool:
@@ -268,13 +283,20 @@ def check_context(
 def save_model(directory: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     """An ordinary Hugging Face directory, whole or not there: safetensors and tokenizer.
 
-    Raises TrainingError where it cannot be written.
+    Raises TrainingError where its weights are not finite or it cannot be written.
     """
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise TrainingError(
+            "the weights are not finite after training: lower the learning rate; no model is saved"
+        )
     temporary = directory.with_name(f".{directory.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.config.use_cache = True
-    with writing(directory):
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        shutil.rmtree(directory, ignore_errors=True)
-        temporary.rename(directory)
+    try:
+        with writing(directory):
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            shutil.rmtree(directory, ignore_errors=True)
+            temporary.rename(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from trainer.checkpoint import STATE, Best, Checkpoints, StopRequestedError
+from trainer.checkpoint import STATE, TENSORS, Best, Checkpoints, StopRequestedError
 from trainer.contract import CHECKPOINTS, ContractError
-from trainer.metrics import Metrics
+from trainer.metrics import Metrics, TrainingError, writing
 from trainer.processes import Processes
 
 
@@ -86,6 +89,143 @@ def test_half_a_checkpoint_does_not_count(tmp_path: Path) -> None:
     (half / "tensors.safetensors").write_bytes(b"half")
     assert checkpoints_of(tmp_path, model_of(0)).resume() == 1
     assert names(tmp_path) == ["step_1"]
+
+
+def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    train(tmp_path, {1: None}, kept=1)
+    directory = tmp_path / CHECKPOINTS
+    foreign = [".DS_Store", ".step_3", ".step_4_copy", "step_12_copy", "step_9", "step_old"]
+    for name in foreign[:2]:
+        (directory / name).write_bytes(b"")
+    for name in foreign[2:]:
+        shutil.copytree(directory / "step_1", directory / name)
+    shutil.rmtree(directory / "step_9")
+    (directory / "step_9").write_bytes(b"")
+    assert checkpoints_of(tmp_path, model_of(0)).resume() == 1
+    train(tmp_path, {2: None}, kept=1)
+    assert names(tmp_path) == sorted([*foreign, "step_2"])
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def half_a_state(path: Path) -> None:
+    path.write_text(json.dumps({"step": 2, "inputs": {"spec.json": "abc"}}))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        (TENSORS, cut),
+        (TENSORS, emptied),
+        (TENSORS, Path.unlink),
+        (STATE, cut),
+        (STATE, emptied),
+        (STATE, Path.unlink),
+        (STATE, half_a_state),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(
+    tmp_path: Path, file: str, damage: Callable[[Path], None]
+) -> None:
+    train(tmp_path, {1: None, 2: None}, kept=2)
+    newest, before = (tmp_path / CHECKPOINTS / name for name in ("step_2", "step_1"))
+    damage(newest / file)
+    advice = r"step_2: it is damaged \(.+\); it can be removed, to go on from the one before$"
+    with pytest.raises(ContractError, match=advice):
+        checkpoints_of(tmp_path, model_of(0)).resume()
+    shutil.rmtree(newest)
+    assert checkpoints_of(tmp_path, model_of(0)).resume() == 1
+    damage(before / file)
+    with pytest.raises(ContractError, match=r"step_1: .*; it can be removed, to start over$"):
+        checkpoints_of(tmp_path, model_of(0)).resume()
+
+
+def test_a_best_checkpoint_that_is_damaged_has_none_before_it(tmp_path: Path) -> None:
+    train(tmp_path, {1: 1.0, 2: None}, kept=1)
+    checkpoints = checkpoints_of(tmp_path, model_of(0))
+    assert checkpoints.resume() == 2
+    cut(tmp_path / CHECKPOINTS / "step_1" / TENSORS)
+    with pytest.raises(ContractError, match=r"step_1: .*; remove .*/checkpoints to start over$"):
+        checkpoints.load_best("model")
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path, {1: None}, kept=1)
+    monkeypatch.setattr(Path, "read_text", refused(errno.EACCES))
+    with pytest.raises(ContractError, match=r"step_1: cannot be read: .*Permission denied"):
+        checkpoints_of(tmp_path, model_of(0)).resume()
+
+
+def refused(number: int) -> Callable[..., None]:
+    """A function of the system that fails, whoever runs the tests."""
+
+    def refuse(*_args: object, ignore_errors: bool = False, **_options: object) -> None:
+        if not ignore_errors:
+            raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+def test_a_read_only_directory_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = Metrics(tmp_path, total_steps=9)
+    metrics.write(1, {"loss": 0.5})
+    train(tmp_path, {1: None}, kept=1)
+    (tmp_path / CHECKPOINTS / ".step_2").mkdir()
+    monkeypatch.setattr(os, "truncate", refused(errno.EROFS))
+    monkeypatch.setattr(shutil, "rmtree", refused(errno.EROFS))
+    sentence = r"{} cannot be written: \[Errno 30\] Read-only file system$"
+    with pytest.raises(TrainingError, match=sentence.format(r"metrics\.jsonl")):
+        metrics.begin()
+    with pytest.raises(TrainingError, match=sentence.format(CHECKPOINTS)):
+        checkpoints_of(tmp_path, model_of(0)).resume()
+    (tmp_path / CHECKPOINTS / ".step_2").rmdir()
+    with pytest.raises(TrainingError, match=sentence.format(CHECKPOINTS)):
+        train(tmp_path, {2: None}, kept=1)  # the older is removed
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError(errno.EFBIG, "File too large"),
+        SafetensorError("Error while serializing: I/O error: No space left (os error 28)"),
+        Exception("No space left on device (os error 28)"),  # as of tokenizers
+    ],
+)
+def test_room_is_asked_for_where_it_is_missing(error: Exception) -> None:
+    advice = r"^file cannot be written: .*; make room and start the run again"
+    with pytest.raises(TrainingError, match=advice), writing(Path("file")):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "Permission denied"),
+        SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)"),
+        SafetensorError("Error while serializing: invalid"),
+    ],
+)
+def test_no_room_is_asked_for_where_another_thing_is_amiss(error: Exception) -> None:
+    with pytest.raises(TrainingError) as told, writing(Path("file")):
+        raise error
+    assert str(told.value) == f"file cannot be written: {error}"
+
+
+def test_an_error_that_is_not_of_writing_stays_what_it_is() -> None:
+    with pytest.raises(KeyError), writing(Path("file")):
+        raise KeyError
 
 
 def test_a_stop_holds_for_whatever_the_process_does_next(tmp_path: Path) -> None:

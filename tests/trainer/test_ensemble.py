@@ -110,6 +110,14 @@ def test_members_of_another_model_are_refused(ensemble_run: Path, tmp_path: Path
         load_members(model, str(tmp_path))
 
 
+@pytest.mark.parametrize("size", [0, 40])
+def test_members_that_are_cut_are_refused(ensemble_run: Path, tmp_path: Path, size: int) -> None:
+    model, _, source = loaded(ensemble_run)
+    (tmp_path / MEMBERS).write_bytes((Path(source) / MEMBERS).read_bytes()[:size])
+    with pytest.raises(ContractError, match=r"/members\.safetensors: cannot be loaded"):
+        load_members(model, str(tmp_path))
+
+
 def test_ppo_reports_the_spread(base_run: Path, ensemble_run: Path, make_run: MakeRun) -> None:
     from tests.trainer.conftest import metric_lines
 

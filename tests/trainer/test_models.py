@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.trainer.conftest import demonstrations, prompts
-from trainer.contract import ContractError, PromptRecord, TextRecord
+from tests.trainer.conftest import MakeRun, demonstrations, prompts
+from trainer.contract import ContractError, PromptRecord, TextRecord, read_result
 from trainer.data import Encoder
+from trainer.metrics import TrainingError
 from trainer.models import (
     GELU,
     Average,
@@ -33,6 +36,7 @@ from trainer.rollout import (
     final_scores,
     sample,
 )
+from trainer.sft import train_sft
 
 
 def encoder_of(tokenizer: Any, **limits: int) -> Encoder:
@@ -347,6 +351,65 @@ def test_weights_that_are_missing_are_not_drawn(copied: Path, base_model: tuple[
     for load in (load_policy, reward):
         with pytest.raises(ContractError, match=missing):
             load(str(copied), base_model[1])
+
+
+@pytest.mark.parametrize("size", [0, 900])
+def test_weights_that_are_cut_are_refused(
+    copied: Path, base_model: tuple[Any, Any], size: int
+) -> None:
+    os.truncate(copied / "model.safetensors", size)
+    for load in (load_policy, reward):
+        with pytest.raises(ContractError, match=r"/model: its model\.safetensors cannot be loaded"):
+            load(str(copied), base_model[1])
+
+
+def test_a_part_of_the_weights_that_is_cut_is_named(
+    copied: Path, base_model: tuple[Any, Any]
+) -> None:
+    (copied / "model.safetensors").unlink()
+    base_model[0].save_pretrained(copied, max_shard_size="20KB")
+    last = max(copied.glob("model-*.safetensors"))
+    assert not last.name.startswith("model-00001")
+    os.truncate(last, 100)
+    with pytest.raises(ContractError, match=f"/model: its {last.name} cannot be loaded"):
+        load_policy(str(copied), base_model[1])
+
+
+def test_a_model_that_cannot_be_saved_takes_no_room(
+    base_model: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, tokenizer = base_model
+
+    def full(_directory: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tokenizer, "save_pretrained", full)
+    with pytest.raises(TrainingError, match=r"/model cannot be written: .*; make room"):
+        save_model(tmp_path / "model", policy, tokenizer)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_finite_are_not_saved(
+    base_run: Path, make_run: MakeRun, base_model: tuple[Any, Any], tmp_path: Path
+) -> None:
+    policy, tokenizer = copy.deepcopy(base_model[0]), base_model[1]
+    message = "^the weights are not finite after training: lower the learning rate"
+    for value in (torch.nan, torch.inf):
+        policy.get_output_embeddings().weight.data[3, 4] = value
+        with pytest.raises(TrainingError, match=message):
+            save_model(tmp_path / "model", policy, tokenizer)
+    run = make_run(
+        "sft",
+        kind="sft",
+        models={"init": str(base_run / "model")},
+        data={"demonstrations": [d for d in demonstrations() if d["split"] == "train"][:4]},
+        config={"epochs": 1, "batch_size": 4, "learning_rate": 1e38},
+    )
+    with pytest.raises(TrainingError, match=message):
+        train_sft(run)
+    assert not (tmp_path / "model").exists()
+    assert not (run / "model").exists()
+    assert read_result(run) is None
 
 
 def test_nothing_is_loaded_by_pickle(copied: Path, base_model: tuple[Any, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from trainer.run import Run
+
+PREFIX: Final = "PLUMBLINE_ROLLOUT_"  # of the variables that name a server
 
 
 class Engine(Protocol):
@@ -100,15 +102,17 @@ def plain_passes(policy: PreTrainedModel) -> Callable[..., Any]:
     return lambda function, *arguments, **options: function(policy, *arguments, **options)
 
 
-def engine_for(run: Run, *, exact: bool) -> Engine:
+def engine_for(run: Run, *, exact: bool, policies: int = 1) -> Engine:
     """The engine that this host's environment names: a server's where PLUMBLINE_ROLLOUT_URL is set.
 
     exact: the sampled ids and their logprobs are needed, as PPO does; else text is enough.
+    policies: how many different ones a run samples from that trains none.
     Raises ConfigError for settings that cannot be, TrainingError where the server is no use.
     """
-    if not os.environ.get("PLUMBLINE_ROLLOUT_URL"):
+    if not any(name.startswith(PREFIX) and text.strip() for name, text in os.environ.items()):
         return LocalEngine(run.processes)
     from trainer.rollout_server import ServerSettings  # loads httpx, which others need not
     from trainer.serving import ServerEngine
 
-    return ServerEngine(run, ServerSettings.from_environment(os.environ), exact=exact)
+    settings = ServerSettings.from_environment(os.environ)
+    return ServerEngine(run, settings, exact=exact, policies=policies)

@@ -20,11 +20,13 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from trainer.checkpoint import Checkpoints, StopRequestedError
 from trainer.config import ConfigError
+from trainer.engine import PREFIX
 from trainer.metrics import TrainingError
 
-PREFIX: Final = "PLUMBLINE_ROLLOUT_"
 DELAYS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 40.0)  # seconds before one more try
+NAP: Final = 0.25  # seconds until a wait looks whether the run shall stop
 LATER: Final = (408, 409, 425, 429)
 SHOWN: Final = 300  # characters of what a server says about an error
 WAYS: Final = ("", "sglang", "vllm", "none")  # of giving it weights
@@ -64,7 +66,7 @@ class ServerSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Raises ConfigError for a value that cannot be, and for a name that is none."""
+        """Raises ConfigError for a value that cannot be, for a name that is none, for no URL."""
         hints = get_type_hints(cls)
         values: dict[str, Any] = {}
         for variable, text in environment.items():
@@ -79,7 +81,10 @@ class ServerSettings:
                 values[name] = hints[name](text.strip())
             except ValueError:
                 raise ConfigError(f"{variable}: {text!r} is no number") from None
-        url = values.get("url", "").rstrip("/").removesuffix("/v1")
+        if "url" not in values:
+            given = ", ".join(PREFIX + name.upper() for name in values)
+            raise ConfigError(f"{PREFIX}URL is missing: it names the server that {given} is for")
+        url = values["url"].rstrip("/").removesuffix("/v1")
         return cls(**{**values, "url": url})
 
 
@@ -113,7 +118,8 @@ class Client:
         """The answer's JSON, None of an empty answer.
 
         Failures that may pass (429, 5xx, no connection) are tried again, later and later. Raises
-        TrainingError when that is no use, with what the server says.
+        TrainingError when that is no use, with what the server says; StopRequestedError when
+        SIGTERM came to the run, which does not wait for a server that fails.
         """
         end = time.monotonic() + self.settings.seconds
         for tries, delay in enumerate((*DELAYS, math.inf), 1):
@@ -121,15 +127,29 @@ class Client:
                 return self._ask_once(method, path, body, end - time.monotonic())
             except _Later as problem:
                 pause = max(delay, problem.wait)
-                if time.monotonic() + pause >= end or self._given_up.wait(pause):
+                if time.monotonic() + pause >= end or not self._wait(pause):
                     often = "once" if tries == 1 else f"{tries} times"
                     raise TrainingError(f"{problem}. Tried {often}") from None
         raise AssertionError("the last delay is endless")
 
+    def _wait(self, seconds: float) -> bool:
+        """Whether to try again, after so many seconds. Raises StopRequestedError."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if Checkpoints.stop:
+                raise StopRequestedError(
+                    f"stopped while the rollout server {self.settings.url} failed; goes on from "
+                    "the last checkpoint"
+                )
+            if self._given_up.wait(min(left, NAP)):
+                return False
+        return True
+
     def ask_all(self, path: str, bodies: Sequence[Mapping[str, Any]]) -> list[Any]:
         """The answers to all bodies, in their order; at most `at_once` are under way at a time.
 
-        Raises TrainingError as soon as one has no answer and those under way are through.
+        Raises TrainingError or StopRequestedError, as `ask`, as soon as one has no answer and
+        those under way are through.
         """
         with ThreadPoolExecutor(self.settings.at_once) as pool:
             asked = [pool.submit(self.ask, "POST", path, body) for body in bodies]

@@ -133,7 +133,6 @@ def run_sample(run_dir: Path) -> None:
     """Sample what the requests of a run directory of kind "sample" ask for."""
     run = Run.open(run_dir)
     config = run.configure(SampleConfig)
-    engine = engine_for(run, exact=False)
     names = [name for name in run.spec.models if name != REWARD]
     requests = load_records(run_dir, run.spec, "requests", SampleRequest)
     for request in requests:
@@ -146,6 +145,8 @@ def run_sample(run_dir: Path) -> None:
                 f"prompt {request.prompt_id}: the best of {request.best_of} samples needs a reward "
                 "model to choose, and a temperature above 0"
             )
+    # All that the requests name count, also those that a run which is resumed has sampled.
+    engine = engine_for(run, exact=False, policies=len({r.policy for r in requests}))
     # Lengths in characters, so that the plan is the same whatever the policies' tokenizers are.
     check_prompts(run, config, requests)
     batches = list(plan(requests, [len(r.prompt) for r in requests], config.batch_completions))

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from trainer.config import ConfigError
 from trainer.data import Encoder
-from trainer.engine import plain_passes
+from trainer.engine import PREFIX, plain_passes
 from trainer.metrics import TrainingError
 from trainer.models import save_model
 from trainer.ppo_math import masked_mean
 from trainer.rollout import Rollout, Sampled, completion_logprobs
-from trainer.rollout_server import PREFIX, Client, ServerSettings
+from trainer.rollout_server import Client, ServerSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,9 +62,11 @@ TOKEN_ID: Final = "token_id:"  # before the id, where tokens are told as ids in 
 
 
 class ServerEngine:
-    """Samples on one server. exact: only ids and logprobs as they were sampled will do."""
+    """Samples on one server; exact and policies as in trainer.engine.engine_for."""
 
-    def __init__(self, run: Run, settings: ServerSettings, *, exact: bool) -> None:
+    def __init__(
+        self, run: Run, settings: ServerSettings, *, exact: bool, policies: int = 1
+    ) -> None:
         self.exact = exact
         self.name = f"the server {settings.url}"
         self.ratio_tolerance = settings.ratio_tolerance or None
@@ -79,6 +81,11 @@ class ServerEngine:
             )
         if exact and self._way == "none":
             raise ConfigError(f"{PREFIX}WEIGHTS: PPO needs a server that is given new weights")
+        if policies > 1 and self._way == "none":
+            raise ConfigError(
+                f"{self.name} is given no weights ({PREFIX}WEIGHTS is none), so that it can "
+                f"sample from one policy only, and the requests name {policies}"
+            )
         self.versions = {"rollout server": program or "unknown"}
         self._folder = Path(settings.folder or run.directory) / f"rollout-{run.directory.name}"
         self._uses = 0
@@ -108,11 +115,6 @@ class ServerEngine:
         self._checked = self.exact
         self._uses += 1
         if self._way == "none":
-            if self._uses > 1:
-                raise TrainingError(
-                    f"{self.name} is given no weights ({PREFIX}WEIGHTS is none), so that it can "
-                    "sample from one policy only"
-                )
             return
         policy = self._processes.whole(policy)
         if self._processes.main:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,19 @@ import torch
 from safetensors.torch import load_file
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from tests.trainer.conftest import ROOT, MakeRun, metric_lines, prompts
+from tests.trainer.conftest import (
+    ROOT,
+    MakeRun,
+    metric_lines,
+    prompts,
+    start_trainer,
+    wait_for_steps,
+)
 from tests.trainer.server import RolloutServer, serving
 from tests.trainer.test_kinds import ppo_spec
 from tests.trainer.test_processes import SHARDED, TWO, launch
 from trainer.config import ConfigError
-from trainer.contract import PPO_SCORE, CompletionRecord, read_records, read_result
+from trainer.contract import EXIT_STOPPED, PPO_SCORE, CompletionRecord, read_records, read_result
 from trainer.metrics import TrainingError
 from trainer.models import load_policy, load_tokenizer, save_model
 from trainer.ppo import train_ppo
@@ -205,10 +214,29 @@ def test_a_server_that_is_given_no_weights_serves_one_policy(
     monkeypatch.setenv("PLUMBLINE_ROLLOUT_WEIGHTS", "none")
     run_sample(make_run("one", **sample_spec(base_run)))
     assert server.loaded == []
-    with pytest.raises(TrainingError, match="can sample from one policy only"):
+    asked = len(server.bodies)
+    with pytest.raises(ConfigError, match="can sample from one policy only"):
         run_sample(make_run("two", **sample_spec(base_run, ("base", "again"))))
+    assert len(server.bodies) == asked
     with pytest.raises(ConfigError, match="PPO needs a server that is given new weights"):
         train_ppo(make_run("ppo", **ppo_spec(base_run, reward_run)))
+
+
+def test_a_resumed_run_that_has_one_policy_left_still_needs_new_weights(
+    base_run: Path, make_run: MakeRun, server: RolloutServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run("run", **sample_spec(base_run, ("base", "again"), checkpoint_seconds=0))
+    server.refuses_after = 15  # all of the first policy's
+    with pytest.raises(TrainingError, match="it says 'closed for today'"):
+        run_sample(run)
+    assert metric_lines(run)[-1]["phase"] == "sample again"
+    assert len(server.loaded) == 2
+    server.refuses_after = sys.maxsize
+    monkeypatch.setenv("PLUMBLINE_ROLLOUT_WEIGHTS", "none")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="can sample from one policy only"):
+            run_sample(run)
+    assert len(server.bodies) == 15
 
 
 def test_a_server_of_unknown_make(
@@ -249,6 +277,35 @@ def test_failures_that_pass_are_tried_again(
     assert server.failures == []
     told = [(run / "completions.jsonl").read_text() for run in (calm, stormy)]
     assert told[0] == told[1]
+
+
+def test_a_run_stops_at_once_while_its_server_fails(
+    base_run: Path, reward_run: Path, make_run: MakeRun, server: RolloutServer
+) -> None:
+    spec = ppo_spec(base_run, reward_run, episodes=6 * 32, checkpoint_seconds=0)
+    whole, stopped = (make_run(name, **spec) for name in ("whole", "stopped"))
+    train_ppo(whole)
+    process = start_trainer("ppo", stopped)
+    try:
+        wait_for_steps(stopped, 2)
+        server.failures = [Response(status_code=503)] * 1000
+        deadline = time.monotonic() + 60
+        while len(server.failures) > 1000 - 12:  # each of four failed three times, and waits 5 s
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        output = process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+    assert process.returncode == EXIT_STOPPED, output
+    assert time.monotonic() - began < 3
+    assert "stopped while the rollout server http://127" in output
+    assert "Traceback" not in output
+    server.failures = []
+    train_ppo(stopped)
+    ours, theirs = (load_file(run / "model" / "model.safetensors") for run in (whole, stopped))
+    assert all((theirs[name] == tensor).all() for name, tensor in ours.items())
 
 
 @pytest.mark.parametrize(
@@ -344,6 +401,36 @@ def test_nobody_listens(base_run: Path, make_run: MakeRun) -> None:
         f"trainer: no connection to the rollout server http://127.0.0.1:{port}"
     )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("URI", "there is no setting PLUMBLINE_ROLLOUT_URI; did you mean PLUMBLINE_ROLLOUT_URL?"),
+        ("KEY", "PLUMBLINE_ROLLOUT_URL is missing: .* that PLUMBLINE_ROLLOUT_KEY is for"),
+    ],
+)
+def test_settings_without_a_server(
+    base_run: Path,
+    make_run: MakeRun,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    message: str,
+) -> None:
+    run = make_run("run", **sample_spec(base_run))
+    monkeypatch.setenv(f"PLUMBLINE_ROLLOUT_{variable}", "http://gpu1:30000")
+    with pytest.raises(ConfigError, match=message):
+        run_sample(run)
+    monkeypatch.setenv(f"PLUMBLINE_ROLLOUT_{variable}", " ")  # as good as not set
+    run_sample(run)
+
+
+def test_without_a_server_no_client_is_loaded() -> None:
+    program = (
+        "import sys; from unittest.mock import Mock; from trainer.engine import engine_for; "
+        "engine_for(Mock(), exact=True); sys.exit('httpx' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 def test_a_request_ends_in_time() -> None:

@@ -226,23 +226,33 @@ def _why(status: int, tail: str) -> str:
 
 
 class MetricsFile:
-    """The lines of a metrics.jsonl that is being written; a trainer that resumes may shorten it."""
+    """The lines of a metrics.jsonl that is being written.
+
+    A trainer that resumes shortens it, and may have written other lines in their place since.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
+        self._last = b""  # the line that ends there
 
     def new_lines(self) -> list[contract.MetricLine]:
-        """The complete lines since the last call; a line that is half written waits."""
+        """The complete lines since the last call; a line that is half written waits.
+
+        All of them, from the first on, where the one that was read last is no more there.
+        """
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) < self._offset:
-                self._offset = 0
+            file.seek(self._offset - len(self._last))
+            if file.read(len(self._last)) != self._last:
+                self._offset, self._last = 0, b""
             file.seek(self._offset)
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
+        if whole:
+            self._last = whole.splitlines(keepends=True)[-1]
         return [contract.MetricLine.from_json(json.loads(line)) for line in whole.splitlines()]
 
 

@@ -1,4 +1,4 @@
-"""python -m trainer {base,sft,reward,ppo,sample} RUN_DIR: one training run, one process.
+"""python -m trainer {base,sft,reward,ppo,sample} RUN_DIR: one training run.
 
 python -m trainer crossvalidate RUN_DIR [--groups 5] [--seeds 1]: the labelers of a reward run.
 
@@ -7,17 +7,22 @@ penalty. It is written into spec.json, which is what result, model card and a re
 
 Exit status: 0 done, 1 the run cannot go on (a plain sentence on standard error), 2 usage,
 75 stopped by SIGTERM with its state saved; started again, it goes on from there.
+
+One trainer at a time works on a run directory; of several processes, which `accelerate launch`
+starts, the first one holds it.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import fcntl
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,21 +48,39 @@ CROSSVALIDATE = "crossvalidate"
 # M_MMAP_MAX: no blocks of their own; M_TRIM_THRESHOLD: what the heap's end may keep; M_ARENA_MAX:
 # one heap for all threads.
 MALLOPT = {-4: 0, -1: 2**31 - 1, -8: 1}
+PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m trainer", description="One training run.")
-    parser.add_argument("kind", choices=(*RUN_KINDS, CROSSVALIDATE))
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    parser.add_argument("--groups", type=int, default=5, help="of labelers, to cross-validate")
-    parser.add_argument("--seeds", type=int, default=1, help="of each fold, to cross-validate")
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer",
+        description="One training run. Started again, a run that was stopped goes on.",
+        epilog="Exit status: 0 done, 1 it cannot go on, 2 usage, 75 stopped with its state saved.",
+    )
+    parser.add_argument(
+        "kind",
+        choices=(*RUN_KINDS, CROSSVALIDATE),
+        help="the kind that the run's spec.json names; crossvalidate: the labelers of a reward run",
+    )
+    parser.add_argument(
+        "run_dir",
+        type=Path,
+        metavar="RUN_DIR",
+        help="with spec.json and data/ (trainer/contract.py)",
+    )
+    parser.add_argument(
+        "--groups", type=int, default=5, help="of labelers, when cross-validating (default: 5)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="of each fold, when cross-validating (default: 1)"
+    )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         type=_setting,
         metavar="FIELD=VALUE",
-        help="a value of the configuration; may be given several times",
+        help="a value of the configuration (trainer/config.py); may be given several times",
     )
     parser.add_argument(
         "--kl-controller", choices=get_args(KLController), help="of PPO: --set kl_controller=…"
@@ -67,23 +90,30 @@ def main(arguments: list[str] | None = None) -> int:
     if given.kl_controller is not None:
         settings["kl_controller"] = given.kl_controller
     try:
-        spec = read_spec(given.run_dir)
-        if spec.kind != ("reward" if given.kind == CROSSVALIDATE else given.kind):
-            raise ContractError(f"{given.run_dir}: its spec is of kind {spec.kind}")
-        if settings:
-            _configure(given.run_dir, spec, settings)
-        result = None if given.kind == CROSSVALIDATE else read_result(given.run_dir)
-        if result is not None:
-            if result.inputs:  # an older trainer did not say
-                made, instead = given.run_dir / RESULT, f"it and {CHECKPOINTS}/"
-                check_inputs(result.inputs, inputs_of(given.run_dir, spec), made, instead)
-            print(f"{given.run_dir}: it is done, {RESULT} is there", flush=True)
-            return 0
+        with _held(given.run_dir):
+            return _start(given, settings)
     except (ContractError, ConfigError) as error:
         return _refuse(error)
+
+
+def _start(given: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Train, and return the exit status. Raises ContractError and ConfigError before that."""
+    spec = read_spec(given.run_dir)
+    if spec.kind != ("reward" if given.kind == CROSSVALIDATE else given.kind):
+        raise ContractError(f"{given.run_dir}: its spec is of kind {spec.kind}")
+    if settings:
+        _configure(given.run_dir, spec, settings)
+    result = None if given.kind == CROSSVALIDATE else read_result(given.run_dir)
+    if result is not None:
+        if result.inputs:  # an older trainer did not say
+            made, instead = given.run_dir / RESULT, f"it and {CHECKPOINTS}/"
+            check_inputs(result.inputs, inputs_of(given.run_dir, spec), made, instead)
+        print(f"{given.run_dir}: it is done, {RESULT} is there", flush=True)
+        return 0
     # Until checkpoints take the signal over there is nothing to save. Imports take seconds, and an
     # exception in the midst of them may be taken for a module that is not there.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_STOPPED))
+    _end_with_launcher()
     # OpenMP reads this when torch is imported. Threads that spin while they wait for each other
     # make a step up to four times slower as soon as another process wants one of the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -105,6 +135,34 @@ def main(arguments: list[str] | None = None) -> int:
     except (ContractError, ConfigError, TrainingError) as error:
         return _refuse(error)
     return 0
+
+
+@contextmanager
+def _held(run_dir: Path) -> Iterator[None]:
+    """Hold the run directory. Raises ContractError where another trainer does, or there is none."""
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    try:
+        handle = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ContractError(f"{run_dir}: no run directory ({error.strerror})") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ContractError(f"{run_dir}: another trainer works on it") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
+
+
+def _end_with_launcher() -> None:
+    """Have one of several processes asked to stop when their launcher ends, killed or not."""
+    if "LOCAL_RANK" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -129,7 +187,7 @@ def _configure(run_dir: Path, spec: RunSpec, settings: dict[str, Any]) -> None:
         return
     if (run_dir / RESULT).exists():
         raise ContractError(f"{run_dir}: it has its {RESULT}; its configuration stays as it was")
-    if any((run_dir / CHECKPOINTS).glob("step_*")):
+    if any(p.name[5:].isdecimal() for p in (run_dir / CHECKPOINTS).glob("step_*")):
         raise ContractError(
             f"{run_dir}: it has begun; its configuration stays as it was, unless you remove "
             f"{run_dir / CHECKPOINTS} to start over"

@@ -154,11 +154,13 @@ def train_base(run_dir: Path) -> None:
         checkpoints.after(done)
 
     model.eval()
+    sizes = [sum(map(len, row)) for row in train]
+    seen = endless(len(train), run.spec.seed, 0, config.steps * config.batch_rows)
     documents = [document for row in valid[:64] for document in row]
     figures = {
         SFT_VALID_LOSS: mean_language_loss(run.processes, passes, documents, tokens),
         "base/parameters": float(sum(p.numel() for p in model.parameters())),
-        "base/tokens_seen": float(config.steps * config.batch_rows * width),
+        "base/tokens_seen": float(sum(sizes[i] for i in seen)),
     }
     metrics.write(config.steps, figures, phase="valid")
     run.save(model, tokenizer)

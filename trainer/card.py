@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainer.config import CONFIGS
-from trainer.contract import DATA, MODEL, RunKind, RunResult, RunSpec
+from trainer.contract import DATA, MODEL, RM_BIAS, RunKind, RunResult, RunSpec
 
 CARD: Final = "README.md"
 TITLES: Final[dict[RunKind, str]] = {
@@ -72,7 +72,7 @@ def model_card(run_dir: Path, spec: RunSpec, result: RunResult) -> str:
         f"# {title}\n\nMade by Plumbline{origin}, as in InstructGPT (Ouyang et al. 2022).",
         f"## Intended use\n\n{intended}",
         f"## Limits\n\n{limits}",
-        *([_scoring(spec)] if spec.kind == "reward" else []),
+        *([_scoring(spec, result)] if spec.kind == "reward" else []),
         "## Data\n\n" + _data_table(spec, data) + _agreement(about),
         "## Parents\n\n" + _parents(spec),
         "## Figures\n\n" + _table(["figure", "value"], _rows(result.metrics)) + _epochs(result),
@@ -91,11 +91,14 @@ def write_card(run_dir: Path, spec: RunSpec, result: RunResult) -> None:
     (run_dir / MODEL / CARD).write_text(model_card(run_dir, spec, result), encoding="utf-8")
 
 
-def _scoring(spec: RunSpec) -> str:
+def _scoring(spec: RunSpec, result: RunResult) -> str:
     """How a program without Plumbline gets the scores of a reward model."""
+    bias = "that puts the demonstrations at 0 on average"
+    if RM_BIAS not in result.metrics:
+        bias = "(no demonstrations set it: what a score of 0 means is not known)"
     return f"""## Scores
 
-The logit lacks the bias that puts the demonstrations at 0 on average, which `config.json` holds as
+The logit lacks the bias {bias}, which `config.json` holds as
 `reward_bias`: it is to be added. Prompt, completion and end-of-text stand one after the other. It
 was trained on completions of up to max_completion_tokens.
 

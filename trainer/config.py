@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 from trainer.contract import RunKind
 
 KLController = Literal["fixed", "adaptive"]
+KL_ERROR = 0.2  # of the target: as more the adaptive controller counts no KL
 
 # Of kinds where the paper's sizes do not differ: there is a 6B reward model for all of them.
 PAPER: dict[str, dict[str, Any]] = {"paper": {}, "paper-6b": {}, "paper-175b": {}}
@@ -130,6 +131,8 @@ class BaseConfig(_Config):
         self._fraction("warmup_fraction", "valid_fraction")
         if self.width % self.heads:
             raise ConfigError(f"BaseConfig.heads: {self.heads} do not divide width {self.width}")
+        if self.width // self.heads % 2:  # rotary positions turn pairs
+            raise ConfigError(f"BaseConfig.heads: {self.width // self.heads} columns each are odd")
         if self.row_tokens > self.context:
             raise ConfigError(f"BaseConfig.row_tokens: {self.row_tokens} > context {self.context}")
 
@@ -292,6 +295,14 @@ class PPOConfig(_Optimized):
                 f"PPOConfig.minibatches: {self.minibatches} do not divide "
                 f"batch_episodes {self.batch_episodes}"
             )
+        if self.kl_controller == "adaptive":
+            self._above_zero("kl_coefficient")  # which is multiplied
+            if self.kl_horizon <= KL_ERROR * self.batch_episodes:
+                raise ConfigError(
+                    f"PPOConfig.kl_horizon: {self.kl_horizon} episodes would take the coefficient "
+                    f"to 0 or below in one batch of {self.batch_episodes}; above "
+                    f"{KL_ERROR * self.batch_episodes:g} they cannot"
+                )
         if self.episodes < self.batch_episodes:
             raise ConfigError(
                 f"PPOConfig.episodes: {self.episodes} are less than one batch "

@@ -13,7 +13,10 @@ is finished, one that has none is not. Any run can be replayed without the app.
       model/               the model it made: an ordinary Hugging Face directory with its card
       completions.jsonl    what it sampled (kind "sample")
       result.json          RunResult, written last
-      crossvalidation.json of a reward run that was cross-validated: trainer.crossvalidate
+      crossvalidation.json of a reward run that was cross-validated, and its folds in
+      crossvalidation/     run directories of their own: trainer.crossvalidate
+      rollout-N/           a policy that a rollout server reads, meanwhile: trainer.serving
+      trainer.pid          the process that trains, written by the app
 """
 
 from __future__ import annotations
@@ -106,6 +109,37 @@ def _shown(value: Any, hint: Any) -> str:
     return f"{value!r:.80}, not of type {wanted}"
 
 
+# Models and data of each kind by their names; None: any.
+PARTS: Final[dict[RunKind, tuple[tuple[str, ...] | None, tuple[str, ...]]]] = {
+    "base": ((), ("pretraining",)),
+    "sft": (("init", "reward"), ("demonstrations", "pretraining")),
+    "reward": (("init",), ("rankings", "demonstrations")),
+    "ppo": (("init", "reference", "reward"), ("prompts", "pretraining")),
+    "sample": (None, ("requests",)),
+}
+# What of RunSpec.about is read: see trainer.card.
+ABOUT: Final[dict[str, Any]] = {
+    "study": str,
+    "run": int | str,
+    "parents": dict[str, str],
+    "snapshots": dict[str, str],
+    "agreement": dict[str, float] | None,
+    "license": str,
+}
+
+
+def _check_about(about: dict[str, Any]) -> None:
+    """Raises ContractError where the card could not be filled from it, before anything is made."""
+    for name, hint in ABOUT.items():
+        if name in about and not _fits(about[name], hint):
+            raise ContractError(f"RunSpec: about {name} is {_shown(about[name], hint)}")
+    if "run" in about and "study" not in about:
+        raise ContractError("RunSpec: about names a run without its study")
+    agreement = about.get("agreement") or {"rate": 0, "low": 0, "high": 0, "n": 0}
+    if missing := {"rate", "low", "high", "n"} - agreement.keys():
+        raise ContractError(f"RunSpec: about agreement lacks {sorted(missing)}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSpec(_Record):
     """All that decides a run's result, beside the code.
@@ -132,6 +166,15 @@ class RunSpec(_Record):
     def __post_init__(self) -> None:
         if self.prompt_template.count("{prompt}") != 1:
             raise ContractError("RunSpec: prompt_template must contain {prompt} exactly once")
+        for what, given, known in zip(
+            ("models", "data"), (self.models, self.data), PARTS[self.kind], strict=True
+        ):
+            if unknown := sorted(given.keys() - known) if known is not None else []:
+                raise ContractError(
+                    f"RunSpec: {what} {unknown} are none of kind {self.kind}, which has "
+                    f"{', '.join(known or ()) or 'none'}"
+                )
+        _check_about(self.about)
         for name in self.data.values():
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ContractError(f"RunSpec: data {name!r} does not lie in {DATA}/")
@@ -255,6 +298,7 @@ class RunResult(_Record):
 LOSS: Final = "train/loss"
 TOO_LONG: Final = "data/too_long_{}"  # prompts, demonstrations, rankings that were left out
 CUT: Final = "data/cut_{}"  # completions of demonstrations, of rankings
+TIED: Final = "data/tied_rankings"  # that were left out: no completion is preferred to another
 LEARNING_RATE: Final = "train/learning_rate"
 SFT_VALID_LOSS: Final = "valid/loss_nats_per_token"
 SFT_VALID_SCORE: Final = "valid/score"
@@ -323,7 +367,7 @@ def read_spec(run_dir: Path) -> RunSpec:
         return RunSpec.from_json(data)
     except FileNotFoundError:
         raise ContractError(f"{path}: not found; is {run_dir} a run directory?") from None
-    except (ContractError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ContractError(f"{path}: {error}") from error
 
 
@@ -334,7 +378,7 @@ def read_result(run_dir: Path) -> RunResult | None:
         return RunResult.from_json(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (ContractError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ContractError(f"{path}: {error}") from error
 
 
@@ -350,6 +394,8 @@ def inputs_of(run_dir: Path, spec: RunSpec) -> dict[str, str]:
                 digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             raise ContractError(f"{run_dir / name}: not found") from None
+        except OSError as error:
+            raise ContractError(f"{run_dir / name}: {error.strerror}") from error
     return digests
 
 
@@ -377,5 +423,5 @@ def read_records(path: Path, kind: type[R]) -> Iterator[R]:
                 if "\\ud" in line.lower():  # an escape, of which a text may hold a half
                     _check_characters(kind, data)
                 yield kind.from_json(data)
-            except (json.JSONDecodeError, ContractError) as error:
+            except (ValueError, RecursionError) as error:
                 raise ContractError(f"{path}, line {number}: {error}") from error

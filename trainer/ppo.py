@@ -112,7 +112,7 @@ def train_ppo(run_dir: Path) -> None:
         for model in (policy, value_model)
     )
     iterations = config.episodes // config.batch_episodes
-    run.check_batch(config.batch_episodes // config.minibatches)
+    run.check_batch(config.batch_episodes // config.minibatches, "batch_episodes / minibatches")
     processes = run.processes
     passes, policy_optimizer = processes.prepare(policy, next(optimizers))
     value_passes, value_optimizer = processes.prepare(value_model, next(optimizers))

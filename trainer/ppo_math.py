@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trainer.config import KL_ERROR
+
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of values (B, T) where the mask is true: a scalar."""
@@ -95,7 +97,7 @@ def adapted_kl_coefficient(
 
     kl and target in nats an episode (Ziegler et al. 2019, section 2.2).
     """
-    error = min(max(kl / target - 1, -0.2), 0.2)
+    error = min(max(kl / target - 1, -KL_ERROR), KL_ERROR)
     return coefficient * (1 + error * episodes / horizon)
 
 

@@ -59,12 +59,20 @@ class Processes:
     """What the loops need to know of each other's processes."""
 
     def __init__(self) -> None:
-        self.accelerator = Accelerator(
-            # Without this, processes that find no GPU would not find each other either.
-            cpu=not torch.cuda.is_available(),
-            # Buffers (rotary angles) never change; to send them is work of all at every pass.
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        )
+        try:
+            self.accelerator = Accelerator(
+                # Without this, processes that find no GPU would not find each other either.
+                cpu=not torch.cuda.is_available(),
+                # Buffers (rotary angles) never change; to send them is work of all at every pass.
+                kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            )
+        except ValueError as error:
+            raise ContractError(f"the launcher's configuration: {error}") from error
+        if (steps := self.accelerator.gradient_accumulation_steps) != 1:
+            raise ContractError(
+                f"the launcher's configuration asks for gradients of {steps} steps: the trainer "
+                "adds those of a batch itself, by pass_tokens"
+            )
         self.rank: int = self.accelerator.process_index
         self.count: int = self.accelerator.num_processes
         self.sharded: bool = self.accelerator.is_fsdp2

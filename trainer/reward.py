@@ -190,6 +190,7 @@ def train_reward(run_dir: Path) -> None:
     completions = run.completions(encoder, texts, "rankings")
     members, seed = config.members, run.spec.seed
     elements = elements_of(records, prompts, completions, members=members, seed=seed)
+    run.left_out_ties(len(records) - len(elements), len(records))
     train = [e for e in elements if e.record.split == "train"]
     valid = [e for e in elements if e.record.split == "valid"]
     if not train:
@@ -203,6 +204,8 @@ def train_reward(run_dir: Path) -> None:
             "the bias cannot be set: there is no demonstration of split 'train' with a prompt of "
             f"at most {config.max_prompt_tokens} tokens (max_prompt_tokens)"
         )
+    if not written:
+        run.say("there is no demonstration of split 'train': the bias stays as it is")
     texts = [d.completion for d in written]
     completions = run.completions(encoder, texts, "demonstrations")
     answered = list(zip(prompts, completions, strict=True))
@@ -220,7 +223,7 @@ def train_reward(run_dir: Path) -> None:
     )
     steps_per_epoch = -(-len(train) // config.batch_prompts)
     total = config.epochs * steps_per_epoch
-    run.check_batch(config.batch_prompts)
+    run.check_batch(config.batch_prompts, "batch_prompts")
     passes, optimizer = run.processes.prepare(model, optimizer)
     start, checkpoints, metrics = run.resume(
         {"model": model, "optimizer": optimizer},

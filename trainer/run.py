@@ -19,6 +19,7 @@ from trainer.contract import (
     CUT,
     MODEL,
     RESULT,
+    TIED,
     TOO_LONG,
     ContractError,
     RunResult,
@@ -95,7 +96,7 @@ class Run:
         """`Encoder.fitting`; log and result say how many of what were left out."""
         kept, prompts = encoder.fitting(records)
         if count := len(records) - len(kept):
-            self._say(
+            self._count(
                 TOO_LONG.format(what),
                 count,
                 f"left out: {count} of {len(records)} {what}, whose prompts have more tokens "
@@ -109,7 +110,7 @@ class Run:
         """`Encoder.cut_completions`; log and result say how many of what were cut."""
         rows, count = encoder.cut_completions(completions, ended=ended)
         if count:
-            self._say(
+            self._count(
                 CUT.format(what),
                 count,
                 f"cut: {count} of {len(rows)} completions of {what}, to max_completion_tokens "
@@ -117,16 +118,27 @@ class Run:
             )
         return rows
 
-    def _say(self, key: str, count: int, sentence: str) -> None:
+    def left_out_ties(self, count: int, of: int) -> None:
+        """Log and result say how many rankings prefer no completion to another."""
+        if count:
+            self._count(
+                TIED, count, f"left out: {count} of {of} rankings, in which nothing is preferred"
+            )
+
+    def _count(self, key: str, count: int, sentence: str) -> None:
         self.of_data[key] = float(count)
+        self.say(sentence)
+
+    def say(self, sentence: str) -> None:
+        """Log it, once for all processes."""
         if self.processes.main:
             print(sentence, flush=True)
 
-    def check_batch(self, size: int) -> None:
-        """Raises ContractError where a batch has less elements than there are processes."""
+    def check_batch(self, size: int, what: str) -> None:
+        """Raises ContractError where a batch, `what`, has fewer elements than processes."""
         if size < self.processes.count:
             raise ContractError(
-                f"a batch of {size} cannot be shared by {self.processes.count} processes"
+                f"{what}: {size} cannot be shared by {self.processes.count} processes"
             )
 
     def resume(

@@ -36,6 +36,13 @@ from trainer.contract import (
         ({"data": {"demonstrations": "../d.jsonl"}}, "'../d.jsonl' does not lie in data/"),
         ({"about": {"study": "\ud83d"}}, "'\\ud83d' is half a character"),
         ({"sead": 1}, "unknown keys ['sead']"),
+        ({"data": {"demonstration": "d.jsonl"}}, "data ['demonstration'] are none of kind sft"),
+        ({"models": {"rewrad": "m"}}, "models ['rewrad'] are none of kind sft, which has init, re"),
+        ({"kind": "base", "models": {"init": "m"}}, "of kind base, which has none"),
+        ({"about": {"run": 1}}, "about names a run without its study"),
+        ({"about": {"snapshots": []}}, "about snapshots is [], not of type"),
+        ({"about": {"agreement": {"rate": "x"}}}, "about agreement is {'rate': 'x'}, not of type"),
+        ({"about": {"agreement": {"rate": 1}}}, "about agreement lacks ['high', 'low', 'n']"),
     ],
 )
 def test_a_spec(tmp_path: Path, changed: dict[str, Any], message: str) -> None:

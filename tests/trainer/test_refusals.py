@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.trainer.conftest import (
 )
 from tests.trainer.test_kinds import PPO_CONFIG, ppo_spec
 from trainer import sft
-from trainer.config import ConfigError
+from trainer.config import ConfigError, PPOConfig
 from trainer.contract import (
     ContractError,
     read_result,
@@ -186,6 +187,96 @@ def test_what_is_wrong_is_said(
         train_sft(run)
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"kl_horizon": 6}, "kl_horizon: 6 episodes would take the coefficient to 0 or below"),
+        ({"kl_coefficient": 0.0}, "kl_coefficient: 0.0 must be above 0"),
+    ],
+)
+def test_an_adaptive_coefficient_stays_above_0(config: dict[str, Any], message: str) -> None:
+    asked = {"episodes": 64, "batch_episodes": 32, "minibatches": 1, **config}
+    PPOConfig.build("paper", {**asked, "kl_controller": "fixed"})
+    PPOConfig.build("paper", {**asked, "kl_coefficient": 0.2, "kl_horizon": 7})
+    with pytest.raises(ConfigError, match=message):
+        PPOConfig.build("paper", {**asked, "kl_controller": "adaptive"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "gradients of 4 steps"),
+        ("ACCELERATE_MIXED_PRECISION", "fp8", "(the launcher's configuration:|precision) .*fp8"),
+    ],
+)
+def test_a_launcher_that_asks_for_what_the_trainer_does_itself(
+    base_run: Path,
+    make_run: MakeRun,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    message: str,
+) -> None:
+    run = make_run(
+        "sft",
+        kind="sft",
+        models={"init": str(base_run / "model")},
+        data={"demonstrations": demonstrations()},
+    )
+    monkeypatch.setenv(variable, value)
+    refused = start_trainer("sft", run)
+    output = refused.communicate()[0]
+    assert refused.returncode == 1
+    assert re.search(message, output)
+    assert "Traceback" not in output
+
+
+def test_what_stands_where_a_file_should(make_run: MakeRun, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    no_spec = tmp_path / "no_spec"
+    (no_spec / "spec.json").mkdir(parents=True)
+    no_data = make_run("no_data", kind="base", data={"pretraining": []})
+    (no_data / "data" / "pretraining.jsonl").unlink()
+    (no_data / "data" / "pretraining.jsonl").mkdir()
+    deep = make_run("deep", kind="base", data={"pretraining": []})
+    (deep / "data" / "pretraining.jsonl").write_text("[" * 200_000 + "\n")
+    digits = make_run("digits", kind="base", data={"pretraining": []})
+    (digits / "data" / "pretraining.jsonl").write_text('{"text": ' + "1" * 5000 + "}\n")
+    for run, message in (
+        (file, "no run directory (Not a directory)"),
+        (no_spec, "spec.json: [Errno 21] Is a directory"),
+        (no_data, "pretraining.jsonl: Is a directory"),
+        (deep, "pretraining.jsonl, line 1: maximum recursion"),
+        (digits, "pretraining.jsonl, line 1: Exceeds the limit"),
+    ):
+        refused = start_trainer("base", run)
+        output = refused.communicate()[0]
+        assert message in output
+        assert "Traceback" not in output
+        assert refused.returncode == 1
+
+
+def test_rankings_of_ties_and_a_bias_that_nothing_sets_are_said(
+    base_run: Path, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"rankings": rankings()}
+    tied = {**data["rankings"][0], "ranking_id": 10_000, "groups": [list(range(6))]}
+    data["rankings"] += [tied, {**tied, "ranking_id": 10_001}]
+    run = make_run("reward", kind="reward", models={"init": str(base_run / "model")}, data=data)
+    train_reward(run)
+    said = capsys.readouterr().out
+    assert f"left out: 2 of {len(data['rankings'])} rankings, in which nothing is preferred" in said
+    assert "there is no demonstration of split 'train': the bias stays as it is" in said
+    result = read_result(run)
+    assert result is not None
+    assert result.metrics["data/tied_rankings"] == 2
+    card = (run / "model" / "README.md").read_text()
+    assert "| data/tied_rankings | 2 |" in card
+    assert "no demonstrations set it" in card
+    assert "demonstrations at 0 on average" not in card
+
+
 def test_ppo_wants_its_pretraining_text(
     base_run: Path, reward_run: Path, make_run: MakeRun
 ) -> None:
@@ -202,7 +293,7 @@ def test_command_line(make_run: MakeRun, tmp_path: Path) -> None:
     refused = start_trainer("base", broken)
     assert "invalid choice: 'dpo'" in usage.communicate()[0]
     assert usage.returncode == 2
-    assert "spec.json: not found" in missing.communicate()[0]
+    assert "none: no run directory (No such file or directory)" in missing.communicate()[0]
     assert missing.returncode == 1
     output = refused.communicate()[0]
     assert "pretraining.jsonl, line 1: TextRecord: unknown keys ['txt']" in output

@@ -6,7 +6,7 @@ python -m trainer crossvalidate RUN_DIR [--groups 5] [--seeds 1]: the labelers o
 penalty. It is written into spec.json, which is what result, model card and a resume go by.
 
 Exit status: 0 done, 1 the run cannot go on (a plain sentence on standard error), 2 usage,
-75 stopped by SIGTERM with its state saved; started again, it goes on from there.
+75 stopped by SIGTERM; started again, it goes on from the state that it saved last.
 
 One trainer at a time works on a run directory; of several processes, which `accelerate launch`
 starts, the first one holds it.
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m trainer",
         description="One training run. Started again, a run that was stopped goes on.",
-        epilog="Exit status: 0 done, 1 it cannot go on, 2 usage, 75 stopped with its state saved.",
+        epilog="Exit status: 0 done, 1 it cannot go on, 2 usage, 75 stopped by SIGTERM.",
     )
     parser.add_argument(
         "kind",

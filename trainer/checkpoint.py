@@ -45,7 +45,7 @@ class Part(Protocol):
 
 
 class StopRequestedError(Exception):
-    """SIGTERM came and the state is saved."""
+    """SIGTERM came: the run goes on from the state that it saved last."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ COMPLETIONS: Final = "completions.jsonl"
 RESULT: Final = "result.json"
 CROSSVALIDATION: Final = "crossvalidation.json"
 
-# Exit status of a trainer that was asked to stop (SIGTERM): its state is saved, without a result.
+# Exit status of a trainer that was asked to stop (SIGTERM): without a result, and it can go on.
 EXIT_STOPPED: Final = 75
 
 Split = Literal["train", "valid", "test"]
@@ -135,8 +135,8 @@ def _check_about(about: dict[str, Any]) -> None:
             raise ContractError(f"RunSpec: about {name} is {_shown(about[name], hint)}")
     if "run" in about and "study" not in about:
         raise ContractError("RunSpec: about names a run without its study")
-    agreement = about.get("agreement") or {"rate": 0, "low": 0, "high": 0, "n": 0}
-    if missing := {"rate", "low", "high", "n"} - agreement.keys():
+    agreement = about.get("agreement")
+    if agreement and (missing := {"rate", "low", "high", "n"} - agreement.keys()):
         raise ContractError(f"RunSpec: about agreement lacks {sorted(missing)}")
 
 

@@ -31,7 +31,7 @@ def writing(path: Path) -> Iterator[None]:
     """Around writing a file of the run. Raises TrainingError where it fails, as on a full disk."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # tokenizers raises nothing narrower
         number = _os_error(error)
         if number is None and not isinstance(error, OSError | SafetensorError):
             raise

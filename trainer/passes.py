@@ -80,7 +80,8 @@ def token_losses(
         count = len(aims)
         padding = rounded(count, hidden.device) - count
         logits = linear(F.pad(states, (0, 0, 0, padding)), head.weight, bias).float()
-        return F.cross_entropy(logits, F.pad(aims, (0, padding)), reduction="none")[:count]
+        made: Tensor = _Losses.apply(logits, F.pad(aims, (0, padding)))  # type: ignore[no-untyped-call]
+        return made[:count]
 
     rows = max(1, HELD_LOGITS // head.out_features)
     if len(targets) <= rows:
@@ -91,6 +92,34 @@ def token_losses(
             for part in zip(hidden.split(rows), targets.split(rows), strict=True)
         ]
     )
+
+
+def _losses_of(logits: Tensor, aims: Tensor) -> tuple[Tensor, Tensor]:
+    """(negative log-likelihoods (n, 1), nats, of aims (n, 1); the distributions (n, V))."""
+    largest, wanted = logits.amax(-1, keepdim=True), logits.gather(1, aims)
+    chances = logits.softmax(-1)
+    # The largest logit's chance is e^0 over the sum of all e^(logit - largest).
+    return (largest - wanted) - chances.amax(-1, keepdim=True).log(), chances
+
+
+class _Losses(torch.autograd.Function):
+    """Negative log-likelihoods (n,) of aims (n,) under logits (n, V), of which nothing is kept but
+    the distributions; the gradient takes their place. So one backward pass is all there can be.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, aims: Tensor) -> Tensor:
+        aims = aims[:, None]
+        losses, chances = _losses_of(logits, aims)
+        ctx.save_for_backward(chances, aims)
+        return losses[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        chances, aims = ctx.saved_tensors
+        gradient = gradient[:, None]
+        return chances.mul_(gradient).scatter_add_(1, aims, -gradient), None
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -112,10 +141,7 @@ class _SummedLoss(torch.autograd.Function):
             padding = rows - count
             states, aims = F.pad(states, (0, 0, 0, padding)), F.pad(aims, (0, padding))[:, None]
             logits = linear(states, weight, bias).float()
-            largest, wanted = logits.amax(-1, keepdim=True), logits.gather(1, aims)
-            chances = logits.softmax(-1)
-            # The largest logit's chance is e^0 over the sum of all e^(logit - largest).
-            losses = (largest - wanted) - chances.amax(-1, keepdim=True).log()
+            losses, chances = _losses_of(logits, aims)
             total += losses[:count].sum()
             gradient = chances.scatter_add_(1, aims, chances.new_full(aims.shape, -1))
             gradient[count:] = 0

@@ -237,6 +237,24 @@ def test_losses_in_chunks_equal_losses_at_once(
                 torch.testing.assert_close(gradient, other, rtol=far[0], atol=4 * far[1])
 
 
+def test_a_token_s_loss_however_unlikely_it_is() -> None:
+    model = tiny("gpt2", "policy")
+    hidden = 1e4 * torch.randn(20, 32)
+    hidden.requires_grad_()
+    targets = model.lm_head(hidden).argmax(-1)
+    targets[::2] = 2
+    made = token_losses(model, hidden, targets)
+    expected = torch.nn.functional.cross_entropy(model.lm_head(hidden), targets, reduction="none")
+    assert expected.max() > 1000 > 1 > expected.min()
+    torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-5)
+    (gradient,) = torch.autograd.grad(expected.sum(), hidden)
+    loss = made.sum()
+    (ours,) = torch.autograd.grad(loss, hidden, retain_graph=True)
+    torch.testing.assert_close(ours, gradient, rtol=1e-4, atol=1e-5)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, hidden)  # never a wrong gradient
+
+
 def test_little_of_a_packed_row_is_padding() -> None:
     rng = random.Random(4)
     documents = [ids(rng, rng.randint(5, 60)) for _ in range(64)]

@@ -41,6 +41,11 @@ class Decoding:
         self._room = ROOM
         self._mask: Tensor | None = None  # 0 inside a prompt and -inf after it; None: no padding
 
+    @property
+    def shared(self) -> bool:
+        """Whether prompts have several completions."""
+        return not self._first
+
     def begin(self, prompt_of: Sequence[int]) -> None:
         """The rows to sample: each one's prompt, those of a prompt side by side."""
         self._begun = True
@@ -56,16 +61,34 @@ class Decoding:
         if self._first and self._mask is not None:
             self._mask = F.pad(self._mask, (0, 1))
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows only, ascending, and the prompts that they continue."""
-        rows = rows.cpu()
-        kept, prompt_of = self._prompt_of[rows].unique_consecutive(return_inverse=True)
-        for layers, index in ((self._prompts, kept), (self._own, rows)):
-            for layer, (keys, values) in layers.items():
-                index = index.to(keys.device)
-                layers[layer] = keys[index], values[index]
-        self._inside = self._inside[kept]
-        self._place_rows(prompt_of)
+    def select(self, going: Tensor, rows: int) -> Tensor:
+        """Go on with so many rows, all that `going` (R,) says among them. Returns their indices.
+
+        Those of one prompt stay side by side; where each has its own, those behind the last that is
+        left move to where one is free, and the others stay where they are.
+        """
+        going = going.cpu()
+        if not self.shared:
+            chosen = torch.arange(rows)
+            free, behind = (~going[:rows]).nonzero()[:, 0], going[rows:].nonzero()[:, 0] + rows
+            free = free[: len(behind)]
+            chosen[free] = behind
+            for layer, own in self._own.items():
+                for kept in own:
+                    kept[free] = kept[behind]
+                self._own[layer] = own[0][:rows], own[1][:rows]
+            self._inside = self._inside[chosen]
+            self._place_rows(torch.arange(rows))
+        else:
+            chosen = going.byte().argsort(descending=True, stable=True)[:rows].sort().values
+            prompts, prompt_of = self._prompt_of[chosen].unique_consecutive(return_inverse=True)
+            for layers, index in ((self._prompts, prompts), (self._own, chosen)):
+                index = index.to(self._device)
+                for layer, (keys, values) in layers.items():
+                    layers[layer] = keys[index], values[index]
+            self._inside = self._inside[prompts]
+            self._place_rows(prompt_of)
+        return chosen.to(self._device)
 
     def _place_rows(self, prompt_of: Tensor) -> None:
         """Row r is the query number _slots[r] of P * _each, _each for every prompt."""

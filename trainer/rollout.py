@@ -22,7 +22,8 @@ from trainer.products import laid_out, rounded
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DENSE = 0.75  # of a batch that goes on: where no more do, those that have finished leave it
+DENSE = 0.95  # of a batch that goes on: where no more do, those that have finished leave it
+DENSE_SHARED = 0.75  # where completions share a prompt, whose keys must all be copied then
 DENSE_RECORDED = 0.5  # where steps are recorded, which they must be anew then
 SHORT = 8  # tokens: for no more than these no step is recorded, and no weight laid out
 
@@ -128,8 +129,9 @@ def sample(
     sampled beside it. A completion ends at its first end-of-text or after max_tokens. The pad token
     is never sampled. Temperature 0 takes the most likely token and reports its logprob at
     temperature 1. A prompt passes through the model once, whatever n is. Rows that have finished
-    leave the batch when they are a quarter of it, so that a long completion does not pay for many
-    short ones; half of it where steps are recorded (trainer.graphs), which they must be anew then.
+    leave the batch, so that a long completion does not pay for many short ones: when they are a
+    twentieth of it, or a quarter where prompts are shared, or half where steps are recorded
+    (trainer.graphs), which they must be anew then.
     """
     counts = [n] * len(prompts) if isinstance(n, int) else list(n)
     prompt_of = [prompt for prompt, count in enumerate(counts) for _ in range(count)]
@@ -143,6 +145,9 @@ def sample(
     ends = [place + length - 1 for place, length in zip(packed.prompts, lengths, strict=True)]
     hidden = hidden_states(policy, packed, ends, decoding)[prompt_of]
     decoding.begin(prompt_of)
+    dense = DENSE_SHARED if decoding.shared else DENSE
+    if record is not None:
+        dense = DENSE_RECORDED
     trunk = getattr(policy, policy.base_model_prefix)
     head = policy.get_output_embeddings()
 
@@ -161,9 +166,9 @@ def sample(
         logits[:, pad] = -torch.inf
         if temperature not in (0, 1):
             logits = logits / temperature
-        distribution = logits.log_softmax(-1)
-        chosen = logits.argmax(-1) if temperature == 0 else drawn(distribution, uniform[live, at])
-        logprobs[live, at] = distribution.gather(1, chosen[:, None])[:, 0]
+        chances = logits.softmax(-1)
+        chosen = logits.argmax(-1) if temperature == 0 else drawn(chances, uniform[live, at])
+        logprobs[live, at] = chances.gather(1, chosen[:, None])[:, 0].log()
         latest.copy_(torch.where(going, chosen, pad))
         tokens[live, at] = latest
         going.logical_and_(latest != eos)
@@ -190,10 +195,9 @@ def sample(
                 break
             # Some that have finished stay, for a number seen before.
             staying = rounded(left, live.device)
-            if staying <= (DENSE if record is None else DENSE_RECORDED) * len(live):
-                keep = going.byte().argsort(descending=True, stable=True)[:staying].sort().values
+            if staying <= dense * len(live):
+                keep = decoding.select(going, staying)
                 live, first, latest, going = live[keep], first[keep], latest[keep], going[keep]
-                decoding.select(keep)
                 replay = None
             if replay is not None:
                 replay()
@@ -208,9 +212,9 @@ def sample(
     ]
 
 
-def drawn(logprobs: Tensor, uniform: Tensor) -> Tensor:
-    """Tokens (B,) of the distributions logprobs (B, V), one for each number (B,) from [0, 1)."""
-    cumulative = logprobs.exp().cumsum(-1)
+def drawn(chances: Tensor, uniform: Tensor) -> Tensor:
+    """Tokens (B,) of the distributions chances (B, V), one for each number (B,) from [0, 1)."""
+    cumulative = chances.cumsum(-1)
     total = cumulative[:, -1:]  # 1 but for rounding
     # A number just below 1 may be rounded up to the total, above which there is no token.
     aim = torch.minimum(uniform[:, None] * total, total.nextafter(torch.zeros_like(total)))

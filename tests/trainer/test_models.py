@@ -158,12 +158,12 @@ def test_what_is_sampled_beside_a_completion_does_not_change_it(
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
-    logits = torch.tensor([[0.1, 0.0, 0.2, 0.7]]).log().expand(10_000, -1)
+    chances = torch.tensor([[0.1, 0.0, 0.2, 0.7]]).expand(10_000, -1)
     uniform = (torch.arange(10_000) + 0.5) / 10_000  # every part of [0, 1) alike
-    counts = torch.bincount(drawn(logits, uniform), minlength=4)
+    counts = torch.bincount(drawn(chances, uniform), minlength=4)
     assert counts.tolist() == pytest.approx([1000, 0, 2000, 7000], abs=1)
     just_below_one = torch.tensor([1 - 2**-24])
-    impossible_last = torch.tensor([[0.5, 0.5, 0.0, 0.0]]).log()
+    impossible_last = torch.tensor([[0.5, 0.5, 0.0, 0.0]])
     assert drawn(impossible_last, just_below_one).item() == 1
 
 

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from trainer.decoding import Decoding
 from trainer.packing import Block
-from trainer.products import rounded
+from trainer.products import idle, noted_maps, rounded
 
 ATTENTION = "plumbline"  # its name among the attention functions of transformers
 # What some models do to the scores of attention, beside their scale.
@@ -169,9 +169,9 @@ def _queries(
 
 def attention_is_called(trunk: Any) -> bool:
     """Whether a trunk that was told to use this module's attention does: some have their own."""
-    tokens = torch.zeros(1, 1, dtype=torch.long, device=trunk.device)
+    first = torch.zeros(1, 1, dtype=torch.long, device=trunk.device)
     try:
-        trunk(input_ids=tokens, blocks=_Leave(Wanted((Block(1, 1),), [0])))
+        trunk(input_ids=first, position_ids=first, blocks=_Leave(Wanted((Block(1, 1),), [0])))
     except _AttendedError:
         return True
     return False
@@ -183,7 +183,7 @@ def trim_last_layer(trunk: nn.Module) -> nn.Module | None:
     for module in trunk.modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             last = module[-1]
-            last.forward = partial(_forward, last.forward)
+            last.forward = partial(_forward, last, last.forward)
             return last
     return None
 
@@ -193,18 +193,20 @@ def untrim(layer: nn.Module) -> None:
     del layer.forward
 
 
-def _forward(whole: Any, hidden: Tensor, *args: Any, **options: Any) -> Any:
+def _forward(layer: nn.Module, whole: Any, hidden: Tensor, *args: Any, **options: Any) -> Any:
     """A layer's forward, hidden (1, N, D) to (1, N, D): zeros but at the places that are wanted.
 
     The layer is left once attention is computed, from keys and values of all places, and entered
-    again with the wanted places only, for which attention then has its answer ready.
+    again with the wanted places only, for which attention then has its answer ready: what made
+    queries, keys and values need not do so again.
     """
     wanted = options.get("blocks")
     if not isinstance(wanted, Wanted):
         return whole(hidden, *args, **options)
     del options["blocks"]
     try:
-        whole(hidden, *args, blocks=_Leave(wanted), **options)
+        with noted_maps(layer) as before:
+            whole(hidden, *args, blocks=_Leave(wanted), **options)
     except _AttendedError as left:
         attended = left.attended
     else:
@@ -220,7 +222,8 @@ def _forward(whole: Any, hidden: Tensor, *args: Any, **options: Any) -> Any:
         return option.index_select(1, places) if along else option
 
     args, options = pytree.tree_map(at_places, (args, options))
-    output = whole(hidden.index_select(1, places), *args, blocks=attended, **options)
+    with idle(before):
+        output = whole(hidden.index_select(1, places), *args, blocks=attended, **options)
     made = output[0] if isinstance(output, tuple) else output
     spread = torch.zeros_like(hidden).index_copy(1, places, made)
     return (spread, *output[1:]) if isinstance(output, tuple) else spread

@@ -6,7 +6,6 @@ bias is `config.reward_bias`, added to every score.
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from trainer.activations import fuse_activations
 from trainer.architecture import check_head, use_packed_attention
 from trainer.contract import ContractError, RunSpec
+from trainer.gpt2 import use_fast_layers
 from trainer.metrics import TrainingError, writing
 from trainer.products import use_fast_products
 
@@ -144,6 +144,7 @@ def _prepared(model: Any, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel
     prepared: PreTrainedModel = model.to(device()).eval()
     fuse_activations(prepared)
     use_fast_products(prepared)
+    use_fast_layers(prepared)
     use_packed_attention(prepared)
     return prepared
 
@@ -163,51 +164,6 @@ def give_rows(model: PreTrainedModel, tokens: int) -> None:
     for module in (model.get_input_embeddings(), model.get_output_embeddings()):
         for values in module.parameters() if module is not None else ():
             values[rows:] = values[:rows].mean(0)
-
-
-TWICE = torch.tensor(math.sqrt(8 / math.pi))
-
-
-def _gelu(x: Tensor) -> Tensor:
-    bend = torch.addcmul(TWICE, x, x, value=0.044715 * TWICE.item())
-    return bend.mul_(x).sigmoid_().mul_(x)
-
-
-class _GELU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return _gelu(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        made: Tensor = torch.ops.aten.gelu_backward(gradient, x, approximate="tanh")
-        return made
-
-
-class GELU(nn.Module):
-    """GPT-2's GELU, of x of any shape, in few operations instead of nine.
-
-    On a CPU it is computed as x * sigmoid(2 u), u as in the tanh approximation: torch takes its
-    sigmoid from a faster library than its tanh.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or x.dtype != torch.float32:
-            return F.gelu(x, approximate="tanh")
-        made: Tensor = _GELU.apply(x) if torch.is_grad_enabled() else _gelu(x)  # type: ignore[no-untyped-call]
-        return made
-
-
-def fuse_activations(model: nn.Module) -> None:
-    """Replace what transformers composes of nine operations."""
-    from transformers.activations import FastGELUActivation, NewGELUActivation
-
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation | FastGELUActivation):
-                setattr(module, name, GELU())
 
 
 def check_same_tokenizer(source: str, tokenizer: PreTrainedTokenizerFast) -> None:

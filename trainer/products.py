@@ -27,8 +27,11 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     return _linear_pointwise(a, b.t(), bias)
 
 
-def _linear_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def _linear_pointwise(
+    x: Tensor, weight: Tensor, bias: Tensor | None, after: tuple[str, str] = ("none", "")
+) -> Tensor:
+    does, how = after
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, does, [], how)
     return made
 
 
@@ -54,8 +57,13 @@ class _Linear(torch.autograd.Function):
 def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     """gradient (n, out) transposed @ x (n, in): (out, in). The narrower of them is transposed."""
     if gradient.shape[1] <= x.shape[1]:
-        return product(gradient.t(), x)
-    return product(x.t(), gradient).t()
+        return product(_transposed(gradient), x)
+    return product(_transposed(x), gradient).t()
+
+
+def _transposed(x: Tensor) -> Tensor:
+    """A copy of x (n, m), the other way round: oneDNN makes it by all threads, torch by one."""
+    return torch._mkldnn_transpose(x.to_mkldnn(), 0, 1).to_dense()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -108,6 +116,8 @@ class _Map:
     def __init__(self, module: Any, *, transposed: bool) -> None:
         self.module, self.transposed = module, transposed
         self.laid_out: Tensor | None = None  # a copy of the weight, without gradients
+        self.called = False
+        self.idle = False  # nobody reads what it makes
 
     @property
     def weight(self) -> Tensor:
@@ -116,10 +126,23 @@ class _Map:
         return weight.t() if self.transposed else weight
 
     def __call__(self, x: Tensor) -> Tensor:
-        laid_out = self.laid_out
-        if laid_out is None or torch.is_grad_enabled():
+        self.called = True
+        if self.idle:
+            return x.new_zeros(()).expand(*x.shape[:-1], len(self.weight))
+        if self.laid_out is None or torch.is_grad_enabled():
             return linear(x, self.weight, self.module.bias)
-        return _linear_pointwise(x, laid_out, self.module.bias)
+        return _linear_pointwise(x, self.laid_out, self.module.bias)
+
+    def gelu(self, x: Tensor) -> Tensor | None:
+        """GPT-2's GELU of what it makes of x, None where that is no gain or needs gradients."""
+        if torch.is_grad_enabled():
+            return None
+        weight = self.laid_out
+        if weight is None:
+            weight = self.weight
+            if not applies(x, len(weight)):
+                return None
+        return _linear_pointwise(x, weight, self.module.bias, ("gelu", "tanh"))
 
 
 def use_fast_products(model: nn.Module) -> None:
@@ -129,6 +152,34 @@ def use_fast_products(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) in (nn.Linear, Conv1D):
             module.forward = _Map(module, transposed=type(module) is Conv1D)
+
+
+def _maps(module: nn.Module) -> list[_Map]:
+    return [made for part in module.modules() if isinstance(made := part.forward, _Map)]
+
+
+@contextmanager
+def noted_maps(module: nn.Module) -> Iterator[list[_Map]]:
+    """Yields a list that in the end holds the linear maps within a module that were called."""
+    maps, called = _maps(module), list[_Map]()
+    for made in maps:
+        made.called = False
+    try:
+        yield called
+    finally:
+        called += [made for made in maps if made.called]
+
+
+@contextmanager
+def idle(maps: list[_Map]) -> Iterator[None]:
+    """Around passes for which what these maps make is not needed: they give zeros."""
+    for made in maps:
+        made.idle = True
+    try:
+        yield
+    finally:
+        for made in maps:
+            made.idle = False
 
 
 @contextmanager
@@ -141,7 +192,7 @@ def laid_out(model: nn.Module) -> Iterator[None]:
     if not _may_multiply():
         yield
         return
-    maps = [made for module in model.modules() if isinstance(made := module.forward, _Map)]
+    maps = _maps(model)
     try:
         for made in maps:
             weight = made.weight

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.trainer.conftest import MakeRun, demonstrations, prompts
+from trainer.activations import GELU
 from trainer.contract import ContractError, PromptRecord, TextRecord, read_result
 from trainer.data import Encoder
 from trainer.metrics import TrainingError
 from trainer.models import (
-    GELU,
     Average,
     check_context,
     load_policy,

@@ -29,9 +29,9 @@ def by_onednn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     made: list[tuple[int, ...]] = []
     multiplied = products._linear_pointwise
 
-    def noted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def noted(x: Tensor, weight: Tensor, bias: Tensor | None, *after: Any) -> Tensor:
         made.append((x.numel() // x.shape[-1], *reversed(weight.shape)))
-        return multiplied(x, weight, bias)
+        return multiplied(x, weight, bias, *after)
 
     monkeypatch.setattr(products, "_linear_pointwise", noted)
     return made
@@ -178,9 +178,9 @@ def test_sampling_by_weights_that_are_laid_out(
     multiplied = products._linear_pointwise
     layouts: list[torch.layout] = []
 
-    def noted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def noted(x: Tensor, weight: Tensor, bias: Tensor | None, *after: Any) -> Tensor:
         layouts.append(weight.layout)
-        return multiplied(x, weight, bias)
+        return multiplied(x, weight, bias, *after)
 
     monkeypatch.setattr(products, "_linear_pointwise", noted)
     uniform = torch.rand(9, 30, generator=torch.Generator().manual_seed(4))

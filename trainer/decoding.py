@@ -43,7 +43,7 @@ class Decoding:
 
     @property
     def shared(self) -> bool:
-        """Whether prompts have several completions."""
+        """Whether prompts' keys lie apart: not every prompt has one completion."""
         return not self._first
 
     def begin(self, prompt_of: Sequence[int]) -> None:
@@ -73,9 +73,10 @@ class Decoding:
             free, behind = (~going[:rows]).nonzero()[:, 0], going[rows:].nonzero()[:, 0] + rows
             free = free[: len(behind)]
             chosen[free] = behind
+            to, source = free.to(self._device), behind.to(self._device)
             for layer, own in self._own.items():
                 for kept in own:
-                    kept[free] = kept[behind]
+                    kept[to] = kept[source]
                 self._own[layer] = own[0][:rows], own[1][:rows]
             self._inside = self._inside[chosen]
             self._place_rows(torch.arange(rows))

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from trainer.activations import GELU
 from trainer.attention import attention
 from trainer.decoding import Decoding
+from trainer.products import Map
 
 
 def use_fast_layers(model: nn.Module) -> None:
-    """Let a GPT-2's layers compute so; other models stay as they are."""
+    """Let a GPT-2's layers compute so, after `use_fast_products`; other models stay as they are."""
     from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Model
 
     for module in model.modules():
@@ -26,7 +27,11 @@ def use_fast_layers(model: nn.Module) -> None:
             part.forward = partial(_trunk, module, module.forward)
         elif type(module) is GPT2Attention and not module.is_cross_attention:
             part.forward = partial(_attention, module, module.forward)
-        elif type(module) is GPT2MLP and isinstance(module.act, GELU):
+        elif (
+            type(module) is GPT2MLP
+            and isinstance(module.act, GELU)
+            and isinstance(module.c_fc.forward, Map)
+        ):
             part.forward = partial(_mlp, module)
 
 
@@ -45,7 +50,9 @@ def _trunk(
     blocks: Any = None,
     **options: Any,
 ) -> Any:
-    """The last hidden states of tokens (B, N); without blocks all that transformers gives."""
+    """The last hidden states of tokens (B, N) at position_ids (B, N), and none of the options;
+    without blocks all that transformers gives.
+    """
     if blocks is None:
         options["position_ids"] = position_ids
         return whole(input_ids, past_key_values, attention_mask, **options)

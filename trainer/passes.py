@@ -94,12 +94,13 @@ def token_losses(
     )
 
 
-def _losses_of(logits: Tensor, aims: Tensor) -> tuple[Tensor, Tensor]:
-    """(negative log-likelihoods (n, 1), nats, of aims (n, 1); the distributions (n, V))."""
+def losses_of(logits: Tensor, chances: Tensor, aims: Tensor) -> Tensor:
+    """Negative log-likelihoods (n, 1), nats, of aims (n, 1) under logits (n, V), whose softmax is
+    chances (n, V): finite also where an aim's own chance is too small for a number.
+    """
     largest, wanted = logits.amax(-1, keepdim=True), logits.gather(1, aims)
-    chances = logits.softmax(-1)
     # The largest logit's chance is e^0 over the sum of all e^(logit - largest).
-    return (largest - wanted) - chances.amax(-1, keepdim=True).log(), chances
+    return (largest - wanted) - chances.amax(-1, keepdim=True).log()
 
 
 class _Losses(torch.autograd.Function):
@@ -110,9 +111,9 @@ class _Losses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, aims: Tensor) -> Tensor:
         aims = aims[:, None]
-        losses, chances = _losses_of(logits, aims)
+        chances = logits.softmax(-1)
         ctx.save_for_backward(chances, aims)
-        return losses[:, 0]
+        return losses_of(logits, chances, aims)[:, 0]
 
     @staticmethod
     @once_differentiable
@@ -141,8 +142,8 @@ class _SummedLoss(torch.autograd.Function):
             padding = rows - count
             states, aims = F.pad(states, (0, 0, 0, padding)), F.pad(aims, (0, padding))[:, None]
             logits = linear(states, weight, bias).float()
-            losses, chances = _losses_of(logits, aims)
-            total += losses[:count].sum()
+            chances = logits.softmax(-1)
+            total += losses_of(logits, chances, aims)[:count].sum()
             gradient = chances.scatter_add_(1, aims, chances.new_full(aims.shape, -1))
             gradient[count:] = 0
             of_hidden.append(matmul(gradient, weight)[:count])

@@ -110,7 +110,7 @@ def rounded(rows: int, device: torch.device) -> int:
     return -(-rows // step) * step
 
 
-class _Map:
+class Map:
     """The forward of a linear map of transformers or torch."""
 
     def __init__(self, module: Any, *, transposed: bool) -> None:
@@ -128,15 +128,16 @@ class _Map:
     def __call__(self, x: Tensor) -> Tensor:
         self.called = True
         if self.idle:
-            return x.new_zeros(()).expand(*x.shape[:-1], len(self.weight))
+            return x.new_full((), torch.nan).expand(*x.shape[:-1], len(self.weight))
         if self.laid_out is None or torch.is_grad_enabled():
             return linear(x, self.weight, self.module.bias)
         return _linear_pointwise(x, self.laid_out, self.module.bias)
 
     def gelu(self, x: Tensor) -> Tensor | None:
         """GPT-2's GELU of what it makes of x, None where that is no gain or needs gradients."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or self.idle:
             return None
+        self.called = True
         weight = self.laid_out
         if weight is None:
             weight = self.weight
@@ -151,17 +152,17 @@ def use_fast_products(model: nn.Module) -> None:
 
     for module in model.modules():
         if type(module) in (nn.Linear, Conv1D):
-            module.forward = _Map(module, transposed=type(module) is Conv1D)
+            module.forward = Map(module, transposed=type(module) is Conv1D)
 
 
-def _maps(module: nn.Module) -> list[_Map]:
-    return [made for part in module.modules() if isinstance(made := part.forward, _Map)]
+def _maps(module: nn.Module) -> list[Map]:
+    return [made for part in module.modules() if isinstance(made := part.forward, Map)]
 
 
 @contextmanager
-def noted_maps(module: nn.Module) -> Iterator[list[_Map]]:
+def noted_maps(module: nn.Module) -> Iterator[list[Map]]:
     """Yields a list that in the end holds the linear maps within a module that were called."""
-    maps, called = _maps(module), list[_Map]()
+    maps, called = _maps(module), list[Map]()
     for made in maps:
         made.called = False
     try:
@@ -171,8 +172,10 @@ def noted_maps(module: nn.Module) -> Iterator[list[_Map]]:
 
 
 @contextmanager
-def idle(maps: list[_Map]) -> Iterator[None]:
-    """Around passes for which what these maps make is not needed: they give zeros."""
+def idle(maps: list[Map]) -> Iterator[None]:
+    """Around passes for which what these maps make is not needed: they give no numbers, so that
+    nobody can read them unnoticed.
+    """
     for made in maps:
         made.idle = True
     try:

@@ -16,7 +16,7 @@ from trainer.ensemble import mean_and_spread
 from trainer.graphs import recorder
 from trainer.models import device
 from trainer.packing import Packed, pack
-from trainer.passes import hidden_states, scores_at, token_losses
+from trainer.passes import hidden_states, losses_of, scores_at, token_losses
 from trainer.products import laid_out, rounded
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def sample(
             logits = logits / temperature
         chances = logits.softmax(-1)
         chosen = logits.argmax(-1) if temperature == 0 else drawn(chances, uniform[live, at])
-        logprobs[live, at] = chances.gather(1, chosen[:, None])[:, 0].log()
+        logprobs[live, at] = -losses_of(logits, chances, chosen[:, None])[:, 0]
         latest.copy_(torch.where(going, chosen, pad))
         tokens[live, at] = latest
         going.logical_and_(latest != eos)

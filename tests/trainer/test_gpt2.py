@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.trainer.test_packing import TINY, ids, tiny, trees
-from trainer import products
+from trainer import products, rollout
 from trainer.activations import fuse_activations
 from trainer.architecture import use_packed_attention
 from trainer.gpt2 import use_fast_layers
@@ -91,6 +92,37 @@ def test_what_is_sampled(n: int, large: int, monkeypatch: pytest.MonkeyPatch) ->
     for one, other in zip(ours, theirs, strict=True):
         assert one.ids == other.ids
         torch.testing.assert_close(one.logprobs, other.logprobs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", TINY)
+def test_rows_that_move_when_others_have_ended(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many, where some that have ended stay for a number of rows seen before."""
+    model = prepared("policy", fast=True, architecture=architecture)
+    rng = random.Random(5)
+    asked = [ids(rng, rng.randint(1, 9)) for _ in range(90)]
+    uniform = torch.rand(90, 50, generator=torch.Generator().manual_seed(2))
+    found = []
+    for dense in (rollout.DENSE, 0.0):  # or nobody leaves
+        monkeypatch.setattr(rollout, "DENSE", dense)
+        found.append(sample(model, asked, uniform=uniform, temperature=1.5, eos=7, pad=1))
+    assert len({len(one.ids) for one in found[0]}) > 8
+    for one, other in zip(*found, strict=True):
+        assert one.ids == other.ids
+        torch.testing.assert_close(one.logprobs, other.logprobs, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_copy_computes_by_its_own_weights() -> None:
+    model = prepared("policy", fast=True)
+    packed = pack([([2, 3, 4, 5], ())])
+    made = hidden_states(model, packed, [3])
+    other = copy.deepcopy(model)
+    for parameter in other.parameters():
+        parameter.zero_()
+    assert not hidden_states(other, packed, [3]).any()
+    assert torch.equal(hidden_states(model, packed, [3]), made)
 
 
 @torch.no_grad()

@@ -2,13 +2,17 @@
 
 MKL leaves the wide vectors of processors of another make than its own unused; oneDNN writes its
 kernels for whatever processor it finds. On an AMD EPYC with AVX-512 it is up to twice as fast,
-forward and backward (python -m benchmarks.products).
+forward and backward. On Intel's own MKL is the faster one, up to twice backward, and nothing here
+is in its way (python -m benchmarks.products).
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -93,9 +97,19 @@ def applies(x: Tensor, columns: int) -> bool:
     )
 
 
+@cache
+def prefers_onednn() -> bool:
+    """Whether float32 is multiplied by oneDNN here: where it is, and MKL is not at home."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    about = Path("/proc/cpuinfo")  # where there is none, the processor's name has its make
+    made = about.read_text("utf-8", "replace") if about.exists() else platform.processor()
+    return not (torch.backends.mkl.is_available() and "GenuineIntel" in made)
+
+
 def _may_multiply() -> bool:
-    """Whether oneDNN is there, and float32 is not to be multiplied in half precision."""
-    return torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
+    """Whether oneDNN is to multiply, and that not in half precision."""
+    return prefers_onednn() and not torch.is_autocast_enabled("cpu")
 
 
 def rounded(rows: int, device: torch.device) -> int:

@@ -37,6 +37,18 @@ BASE_CONFIG = {
 MakeRun = Callable[..., Path]
 
 
+@pytest.fixture
+def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products are for oneDNN, also where MKL is faster."""
+    import torch
+
+    from trainer import products
+
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     import torch

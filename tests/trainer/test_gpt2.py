@@ -43,6 +43,7 @@ def test_it_is_gpt2_s_alone() -> None:
         assert changed(model) - changed(plain) == (fast if architecture == "gpt2" else set())
 
 
+@pytest.mark.usefixtures("onednn")
 @pytest.mark.parametrize("small", [0, 1 << 40], ids=["onednn", "mkl"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_losses_scores_and_gradients(
@@ -75,6 +76,7 @@ def test_losses_scores_and_gradients(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("onednn")
 @pytest.mark.parametrize("large", [0, 1 << 40], ids=["laid out", "as they lie"])
 @pytest.mark.parametrize("n", [1, 4])
 def test_what_is_sampled(n: int, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,12 +127,11 @@ def test_a_copy_computes_by_its_own_weights() -> None:
     assert torch.equal(hidden_states(model, packed, [3]), made)
 
 
+@pytest.mark.usefixtures("onednn")
 @torch.no_grad()
 def test_activations_are_joined_to_the_products_before_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(products, "SMALL", 0)
     multiplied, does = products._linear_pointwise, []
 

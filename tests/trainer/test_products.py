@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,10 +21,11 @@ from trainer.rollout import sample
 
 
 @pytest.fixture
-def by_onednn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+def by_onednn(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[int, ...]]:
     """Whatever its size a product goes to oneDNN. Returns the shapes (n, k, m) of what did."""
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("this torch has no oneDNN")
+    request.getfixturevalue("onednn")
     monkeypatch.setattr(products, "SMALL", 0)
     monkeypatch.setattr(products, "LARGE", 0)
     made: list[tuple[int, ...]] = []
@@ -86,10 +88,42 @@ def test_what_is_not_for_onednn_goes_to_torch(by_onednn: list[tuple[int, ...]]) 
     assert not by_onednn
 
 
+@pytest.mark.usefixtures("onednn")
 def test_small_products_stay_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_linear_pointwise", lambda *_: pytest.fail("by oneDNN"))
     x, weight = torch.randn(64, 128), torch.randn(128, 128)
     torch.testing.assert_close(linear(x, weight), x @ weight.t())
+
+
+@pytest.mark.parametrize(
+    ("made", "mkl", "prefers"),
+    [("GenuineIntel", True, False), ("GenuineIntel", False, True), ("AuthenticAMD", True, True)],
+)
+@pytest.mark.parametrize("linux", [True, False], ids=["cpuinfo", "by its name"])
+def test_mkl_multiplies_on_processors_of_its_maker(
+    made: str, mkl: bool, prefers: bool, linux: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    monkeypatch.setattr(Path, "exists", lambda _: linux)
+    about, other = f"vendor_id\t: {made}\n", "Family 6" if linux else ""
+    monkeypatch.setattr(Path, "read_text", lambda *_: about if linux else pytest.fail("no file"))
+    monkeypatch.setattr(products.platform, "processor", lambda: other or f"Family 6, {made}")
+    assert products.prefers_onednn.__wrapped__() == prefers
+
+
+def test_where_mkl_is_preferred_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "prefers_onednn", lambda: False)
+    monkeypatch.setattr(products, "SMALL", 0)
+    monkeypatch.setattr(products, "_linear_pointwise", lambda *_: pytest.fail("by oneDNN"))
+    model = nn.Sequential(nn.Linear(64, 128))
+    use_fast_products(model)
+    x, weight = torch.randn(64, 64), model[0].weight
+    torch.testing.assert_close(model(x), x @ weight.t() + model[0].bias)
+    with torch.no_grad(), laid_out(model):
+        assert model[0].forward.laid_out is None
+        assert model[0].forward.gelu(x) is None
+        model(x)
 
 
 @pytest.mark.parametrize("architecture", TINY)
@@ -165,13 +199,12 @@ def test_rows_that_are_sampled_need_few_kernels(by_onednn: list[tuple[int, ...]]
     assert rows == {rounded(n, cpu) for n in rows}
 
 
+@pytest.mark.usefixtures("onednn")
 @pytest.mark.parametrize("architecture", TINY)
 def test_sampling_by_weights_that_are_laid_out(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same tokens and logprobs as without, by the weights as they are at each time."""
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("this torch has no oneDNN")
     policy = tiny(architecture, "policy")
     use_packed_attention(policy)
     use_fast_products(policy)

@@ -3,6 +3,7 @@
 A reward model is asked for one hidden state a completion, a language model for those before the
 tokens that bear a loss. Keys and values of the last layer come from every token, all else in it
 only from the places that are wanted: the same results for less work, the more so the fewer layers.
+GPT-2's layers do both in a shorter way (trainer.gpt2).
 """
 
 from __future__ import annotations
@@ -89,23 +90,48 @@ def attention(
         return blocks.output, None
     if isinstance(blocks, Decoding):
         return blocks.attend(module.layer_idx, query, scaling), None  # type: ignore[arg-type]
-    wanted = None
-    if isinstance(blocks, _Leave):
-        wanted = blocks.wanted.places
-        blocks = blocks.wanted
-    if isinstance(blocks, Wanted):
-        blocks = blocks.blocks
     heads = query.shape[1]
     if key.shape[1] != heads:  # grouped queries
         key = key.repeat_interleave(heads // key.shape[1], dim=1)
         value = value.repeat_interleave(heads // value.shape[1], dim=1)
-    sizes = [block.tokens for block in blocks]
-    queries, keys, values = (
-        x.squeeze(0).transpose(0, 1).split(sizes) for x in (query, key, value)
-    )  # (tokens, H, D) each
+    leaves = isinstance(blocks, _Leave)
+    if isinstance(blocks, _Leave):
+        blocks = blocks.wanted
+    elif isinstance(blocks, Wanted):  # not of the last layer
+        blocks = blocks.blocks
+    sizes = sizes_of(blocks)
+    parts = zip(
+        *(x.squeeze(0).transpose(0, 1).split(sizes) for x in (query, key, value)), strict=True
+    )
+    attended = attend(list(parts), blocks, scaling=scaling, dropout=dropout)[None]
+    if leaves:
+        raise _AttendedError(_Attended(attended))
+    return attended, None
+
+
+def sizes_of(blocks: tuple[Block, ...] | Wanted) -> list[int]:
+    """The tokens of each block."""
+    if isinstance(blocks, Wanted):
+        blocks = blocks.blocks
+    return [block.tokens for block in blocks]
+
+
+def attend(
+    parts: Sequence[tuple[Tensor, Tensor, Tensor]],
+    blocks: tuple[Block, ...] | Wanted,
+    *,
+    scaling: float | None,
+    dropout: float,
+) -> Tensor:
+    """Attention (tokens, H, D) of queries, keys and values (tokens of a block, H, D) of each block;
+    (n, H, D) of the n places that are wanted.
+    """
+    wanted = None
+    if isinstance(blocks, Wanted):
+        wanted, blocks = blocks.places, blocks.blocks
     outputs = []
     first = 0  # place of the block
-    for block, q, k, v in zip(blocks, queries, keys, values, strict=True):
+    for block, (q, k, v) in zip(blocks, parts, strict=True):
         places = None
         if wanted is not None:
             low, high = (bisect_left(wanted, place) for place in (first, first + block.tokens))
@@ -119,8 +145,8 @@ def attention(
             parent = blocks[block.parent]
             seen = parent.width
             k, v = (
-                torch.cat([_rows(of[block.parent], parent).expand(len(x), -1, -1, -1), x], dim=2)
-                for of, x in ((keys, k), (values, v))
+                torch.cat([_rows(of, parent).expand(len(x), -1, -1, -1), x], dim=2)
+                for of, x in zip(parts[block.parent][1:], (k, v), strict=True)
             )
         q, mask, kept = _queries(q, block, seen, places)
         output = F.scaled_dot_product_attention(
@@ -128,10 +154,7 @@ def attention(
         )
         output = output.transpose(1, 2).flatten(0, 1)
         outputs.append(output if kept is None else output[kept])
-    attended = torch.cat(outputs)[None]
-    if wanted is not None:
-        raise _AttendedError(_Attended(attended))
-    return attended, None
+    return torch.cat(outputs)
 
 
 def _rows(x: Tensor, block: Block) -> Tensor:
@@ -167,8 +190,15 @@ def _queries(
     return _rows(query, block), causal, kept_all
 
 
+def _packs_by_itself(trunk: Any) -> bool:
+    """Whether its layers take packed rows without this module's `attention` (trainer.gpt2)."""
+    return bool(getattr(trunk, "packs_by_itself", False))
+
+
 def attention_is_called(trunk: Any) -> bool:
     """Whether a trunk that was told to use this module's attention does: some have their own."""
+    if _packs_by_itself(trunk):
+        return True
     first = torch.zeros(1, 1, dtype=torch.long, device=trunk.device)
     try:
         trunk(input_ids=first, position_ids=first, blocks=_Leave(Wanted((Block(1, 1),), [0])))
@@ -178,7 +208,11 @@ def attention_is_called(trunk: Any) -> bool:
 
 
 def trim_last_layer(trunk: nn.Module) -> nn.Module | None:
-    """Let the last layer heed `Wanted` places. Returns it, None where the trunk has no layers."""
+    """Let the last layer heed `Wanted` places. Returns it, None where the trunk has no layers, or
+    heeds them by itself.
+    """
+    if _packs_by_itself(trunk):
+        return None
     depth = trunk.config.num_hidden_layers  # type: ignore[union-attr]
     for module in trunk.modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:

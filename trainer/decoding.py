@@ -33,8 +33,9 @@ class Decoding:
         self._device = device
         self._inside = steps < torch.tensor(lengths)[:, None]  # (P, width)
         self._index = (torch.tensor(places)[:, None] + steps * self._inside).to(device)
-        self._prompts: dict[int, tuple[Tensor, Tensor]] = {}  # layer: (P, H, width, D) each
-        self._own: dict[int, tuple[Tensor, Tensor]] = {}  # layer: (R, H, first + room, D) each
+        # Keys and values by layer, one above the other.
+        self._prompts: dict[int, Tensor] = {}  # (2, P, H, width, D)
+        self._own: dict[int, Tensor] = {}  # (2, R, H, first + room, D)
         self._begun = False
         self._first = 0  # how much of it is the prompt's: its width, or 0 where prompts are shared
         self._step = -1  # the token of the rows that passes
@@ -74,10 +75,9 @@ class Decoding:
             free = free[: len(behind)]
             chosen[free] = behind
             to, source = free.to(self._device), behind.to(self._device)
-            for layer, own in self._own.items():
-                for kept in own:
-                    kept[to] = kept[source]
-                self._own[layer] = own[0][:rows], own[1][:rows]
+            for layer, kept in self._own.items():
+                kept[:, to] = kept[:, source]
+                self._own[layer] = kept[:, :rows]
             self._inside = self._inside[chosen]
             self._place_rows(torch.arange(rows))
         else:
@@ -85,8 +85,8 @@ class Decoding:
             prompts, prompt_of = self._prompt_of[chosen].unique_consecutive(return_inverse=True)
             for layers, index in ((self._prompts, prompts), (self._own, chosen)):
                 index = index.to(self._device)
-                for layer, (keys, values) in layers.items():
-                    layers[layer] = keys[index], values[index]
+                for layer, kept in layers.items():
+                    layers[layer] = kept[:, index]
             self._inside = self._inside[prompts]
             self._place_rows(prompt_of)
         return chosen.to(self._device)
@@ -111,36 +111,37 @@ class Decoding:
         return 0
 
     def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Keep keys and values (1, H, N, D) of the prompts' row, or (R, H, 1, D) of new tokens."""
-        if not self._begun:
-            self._prompts[layer] = tuple(
-                x[0].transpose(0, 1)[self._index].transpose(1, 2).contiguous() for x in (key, value)
-            )  # type: ignore[assignment]
-            return key, value
-        if layer not in self._own:
-            self._own[layer] = _with_room((key[:, :, :0], value[:, :, :0]), self._room)
-        self._write(layer, key, value)
+        """As a transformers cache: keep keys and values (B, H, N, D), and return them."""
+        self.keep(layer, torch.stack([key, value]).permute(1, 3, 0, 2, 4))
         return key, value
 
-    def _write(self, layer: int, key: Tensor, value: Tensor) -> None:
+    def keep(self, layer: int, both: Tensor) -> None:
+        """Keep keys and values: (1, N, 2, H, D) of the prompts' row, (R, 1, 2, H, D) of tokens."""
+        if not self._begun:
+            self._prompts[layer] = both[0][self._index].permute(2, 0, 3, 1, 4).contiguous()
+            return
+        new = both.permute(2, 0, 3, 1, 4)
+        if layer not in self._own:
+            self._own[layer] = _with_room(new[:, :, :, :0], self._room)
+        self._write(layer, new)
+
+    def _write(self, layer: int, new: Tensor) -> None:
         at = self._first + self._step
-        if self._own[layer][0].shape[2] == at:
+        if self._own[layer].shape[3] == at:
             self._own[layer] = _with_room(self._own[layer], max(ROOM, self._step))
-        for kept, new in zip(self._own[layer], (key, value), strict=True):
-            kept[:, :, at] = new[:, :, 0]
+        self._own[layer][:, :, :, at] = new[:, :, :, 0]
 
-    def _read(self, layer: int) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
-        """((keys, values) (R, H, n, D) of the rows' own buffer, mask (n,) of what is no token yet).
-
-        Where the prompts lie in that buffer, `_mask` is all there is.
+    def _read(self, layer: int) -> tuple[Tensor, Tensor | None]:
+        """(keys and values (2, R, H, n, D) of the rows' own buffer, mask (n,) of what is no token
+        yet). Where the prompts lie in that buffer, `_mask` is all there is.
         """
-        keys, values = (x[:, :, : self._first + self._step + 1] for x in self._own[layer])
-        return (keys, values), None
+        return self._own[layer][:, :, :, : self._first + self._step + 1], None
 
     def attend(self, layer: int, query: Tensor, scaling: float | None) -> Tensor:
         """Attention of one token a row: queries (R, heads, 1, D) to outputs (R, 1, heads, D)."""
         rows, heads, _, depth = query.shape
-        (keys, values), unreached = self._read(layer)
+        kept, unreached = self._read(layer)
+        keys, values = kept.unbind(0)
         if self._first:
             if self._mask is not None:
                 self._mask = self._mask.to(query)
@@ -214,11 +215,10 @@ class SteadyDecoding(Decoding):
         if self._first:
             self._padding = _barred(~self._inside).to(self._device)
 
-    def _write(self, layer: int, key: Tensor, value: Tensor) -> None:
-        for kept, new in zip(self._own[layer], (key, value), strict=True):
-            kept.index_copy_(2, self._first + self._at, new)
+    def _write(self, layer: int, new: Tensor) -> None:
+        self._own[layer].index_copy_(3, self._first + self._at, new)
 
-    def _read(self, layer: int) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+    def _read(self, layer: int) -> tuple[Tensor, Tensor | None]:
         return self._own[layer], self._unreached
 
 
@@ -227,7 +227,6 @@ def _barred(places: Tensor) -> Tensor:
     return torch.zeros(places.shape, device=places.device).masked_fill(places, -torch.inf)
 
 
-def _with_room(kept: tuple[Tensor, Tensor], tokens: int) -> tuple[Tensor, Tensor]:
-    """Keys and values (R, H, n, D) with room for so many more tokens."""
-    keys, values = kept
-    return F.pad(keys, (0, 0, 0, tokens)), F.pad(values, (0, 0, 0, tokens))
+def _with_room(kept: Tensor, tokens: int) -> Tensor:
+    """Keys and values (2, R, H, n, D) with room for so many more tokens."""
+    return F.pad(kept, (0, 0, 0, tokens))

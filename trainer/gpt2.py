@@ -1,7 +1,8 @@
 """GPT-2's layers in fewer operations: the paper's models are of its architecture.
 
 What a small model does to sample a token is more handling than arithmetic, so transformers' layers,
-made for every use, are entered by a shorter way.
+made for every use, are passed by. Queries, keys and values stay together as one product makes them,
+and so do their gradients; the last layer goes on with the places that are wanted and no others.
 """
 
 from __future__ import annotations
@@ -9,30 +10,34 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from trainer.activations import GELU
-from trainer.attention import attention
+from trainer.attention import Wanted, attend, sizes_of
 from trainer.decoding import Decoding
+from trainer.packing import Block
 from trainer.products import Map
 
 
 def use_fast_layers(model: nn.Module) -> None:
     """Let a GPT-2's layers compute so, after `use_fast_products`; other models stay as they are."""
-    from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Model
+    from transformers.models.gpt2.modeling_gpt2 import GPT2Block, GPT2Model
 
     for module in model.modules():
-        part: Any = module
-        if type(module) is GPT2Model:
-            part.forward = partial(_trunk, module, module.forward)
-        elif type(module) is GPT2Attention and not module.is_cross_attention:
-            part.forward = partial(_attention, module, module.forward)
-        elif (
-            type(module) is GPT2MLP
-            and isinstance(module.act, GELU)
-            and isinstance(module.c_fc.forward, Map)
+        trunk: Any = module
+        if type(module) is GPT2Model and all(
+            type(layer) is GPT2Block
+            and not hasattr(layer, "crossattention")
+            and isinstance(layer.mlp.act, GELU)
+            and isinstance(layer.mlp.c_fc.forward, Map)
+            for layer in trunk.h
         ):
-            part.forward = partial(_mlp, module)
+            trunk.forward = partial(_trunk, trunk, trunk.forward)
+            trunk.packs_by_itself = True
+            for layer in trunk.h:
+                layer.forward = partial(_layer, layer, layer.forward)
 
 
 class Passed(NamedTuple):
@@ -50,46 +55,69 @@ def _trunk(
     blocks: Any = None,
     **options: Any,
 ) -> Any:
-    """The last hidden states of tokens (B, N) at position_ids (B, N), and none of the options;
-    without blocks all that transformers gives.
+    """The last hidden states of tokens (B, N) at position_ids (B, N), (1, n, D) where n places are
+    wanted, and none of the options; without blocks all that transformers gives.
     """
     if blocks is None:
         options["position_ids"] = position_ids
         return whole(input_ids, past_key_values, attention_mask, **options)
     hidden = trunk.drop(trunk.wte(input_ids) + trunk.wpe(position_ids))
+    last = trunk.h[-1]
     for layer in trunk.h:
-        hidden = layer(hidden, past_key_values, blocks=blocks)
+        if isinstance(blocks, Wanted) and layer is not last:
+            hidden = layer(hidden, past_key_values, blocks=blocks.blocks)
+        else:
+            hidden = layer(hidden, past_key_values, blocks=blocks)
     return Passed(trunk.ln_f(hidden))
 
 
-def _attention(
-    module: Any,
+def _layer(
+    layer: Any,
     whole: Any,
     hidden: Tensor,
     past_key_values: Decoding | None = None,
     attention_mask: Tensor | None = None,
-    *,
-    blocks: Any = None,
+    *args: Any,
+    blocks: tuple[Block, ...] | Wanted | Decoding | None = None,
     **options: Any,
-) -> tuple[Tensor, None]:
-    """Attention of hidden states (B, N, D) to (B, N, D); without blocks transformers' own."""
+) -> Tensor:
+    """Hidden states (B, N, D) to (B, N, D), (1, n, D) where n places are wanted; without blocks
+    transformers' own.
+    """
     if blocks is None:
-        made: tuple[Tensor, None] = whole(hidden, past_key_values, attention_mask, **options)
+        made: Tensor = whole(hidden, past_key_values, attention_mask, *args, **options)
         return made
-    joined = module.c_attn(hidden).unflatten(-1, (3, module.num_heads, module.head_dim))
-    query, key, value = joined.transpose(1, 3).unbind(2)  # (B, H, N, D) each
+    attention, mlp = layer.attn, layer.mlp
+    joined = attention.c_attn.forward(_normed(layer.ln_1, hidden))
+    joined = joined.unflatten(-1, (3, attention.num_heads, attention.head_dim))  # (B, N, 3, H, D)
     if past_key_values is not None:
-        past_key_values.update(key, value, module.layer_idx)
-    dropout = module.attn_dropout.p if module.training else 0.0
-    answers, _ = attention(
-        module, query, key, value, None, blocks=blocks, scaling=module.scaling, dropout=dropout
+        past_key_values.keep(attention.layer_idx, joined[:, :, 1:])
+    if isinstance(blocks, Decoding):
+        query = joined[:, :, 0].transpose(1, 2)
+        answers = blocks.attend(attention.layer_idx, query, attention.scaling)
+    else:
+        dropout = attention.attn_dropout.p if attention.training else 0.0
+        parts = [part.unbind(1) for part in joined.squeeze(0).split(sizes_of(blocks))]
+        answers = attend(parts, blocks, scaling=attention.scaling, dropout=dropout)[None]
+    if isinstance(blocks, Wanted):
+        places = torch.tensor(blocks.places, device=hidden.device)
+        hidden = hidden.index_select(1, places)
+    hidden = hidden + _dropped(
+        attention.resid_dropout, attention.c_proj.forward(answers.flatten(2))
     )
-    return module.resid_dropout(module.c_proj(answers.flatten(2))), None
+    return hidden + _mlp(mlp, _normed(layer.ln_2, hidden))
 
 
-def _mlp(module: Any, hidden: Tensor) -> Tensor:
-    made = module.c_fc.forward.gelu(hidden)
+def _normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def _dropped(dropout: nn.Dropout, x: Tensor) -> Tensor:
+    return F.dropout(x, dropout.p) if dropout.training and dropout.p else x
+
+
+def _mlp(mlp: Any, hidden: Tensor) -> Tensor:
+    made = mlp.c_fc.forward.gelu(hidden)
     if made is None:
-        made = module.act(module.c_fc(hidden))
-    output: Tensor = module.dropout(module.c_proj(made))
-    return output
+        made = mlp.act.forward(mlp.c_fc.forward(hidden))
+    return _dropped(mlp.dropout, mlp.c_proj.forward(made))

@@ -6,6 +6,7 @@ are computed for the tokens that are predicted, a reward model's score for those
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from trainer.attention import wanted_of
+from trainer.attention import Wanted, wanted_of
 from trainer.data import Encoder, parts_of
 from trainer.decoding import Decoding
 from trainer.ensemble import mean_and_spread
@@ -42,15 +43,18 @@ def hidden_states(
     """
     trunk = getattr(model, model.base_model_prefix)
     packed = packed.padded(rounded(packed.tokens.shape[1], model.device)).to(model.device)
+    blocks = wanted_of(packed.blocks, places, model.device)
     output = trunk(
         input_ids=packed.tokens,
         position_ids=packed.position_ids,
-        blocks=wanted_of(packed.blocks, places, model.device),
+        blocks=blocks,
         past_key_values=decoding,
         use_cache=decoding is not None,
     )
     hidden: Tensor = output.last_hidden_state[0]
     if places is not None:
+        if isinstance(blocks, Wanted) and len(hidden) == len(blocks.places):  # no others came
+            places = [bisect_left(blocks.places, place) for place in places]
         hidden = hidden[torch.tensor(places, device=hidden.device)]
     return hidden.float()
 

@@ -153,7 +153,7 @@ def attend(
             q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
         )
         output = output.transpose(1, 2).flatten(0, 1)
-        outputs.append(output if kept is None else output[kept])
+        outputs.append(output if kept is None else output.index_select(0, kept))
     return torch.cat(outputs)
 
 
@@ -179,7 +179,7 @@ def _queries(
             at = torch.tensor([own + [0] * (count - len(own)) for own in by_row]).to(query.device)
             index = at + block.width * torch.arange(block.rows, device=query.device)[:, None]
             keys = torch.arange(seen + block.width, device=query.device)
-            picked = query[index.flatten()].unflatten(0, at.shape).transpose(1, 2)
+            picked = query.index_select(0, index.flatten()).unflatten(0, at.shape).transpose(1, 2)
             mask = keys <= seen + at[:, None, :, None]
             return picked, mask, torch.tensor(kept).to(query.device)
     causal = None

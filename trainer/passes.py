@@ -55,7 +55,7 @@ def hidden_states(
     if places is not None:
         if isinstance(blocks, Wanted) and len(hidden) == len(blocks.places):  # no others came
             places = [bisect_left(blocks.places, place) for place in places]
-        hidden = hidden[torch.tensor(places, device=hidden.device)]
+        hidden = hidden.index_select(0, torch.tensor(places, device=hidden.device))
     return hidden.float()
 
 

@@ -113,12 +113,12 @@ def _may_multiply() -> bool:
 
 
 def rounded(rows: int, device: torch.device) -> int:
-    """On a CPU the next of few numbers: up to 32 all, from there sixteen from 2^n to 2^(n + 1).
+    """Where oneDNN multiplies the next of few numbers: up to 32 all, then 16 to every doubling.
 
     oneDNN writes a kernel for every number of rows, in a millisecond, and keeps it. A trainer whose
     every batch has another number would go on writing, and its memory would go on growing.
     """
-    if device.type != "cpu":
+    if device.type != "cpu" or not prefers_onednn():
         return rows
     step = 1 << max(0, rows.bit_length() - 5)
     return -(-rows // step) * step

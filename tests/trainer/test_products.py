@@ -150,13 +150,16 @@ def test_every_architecture_learns_the_same(
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-4)
 
 
-def test_rounded_numbers_are_few_and_near() -> None:
+@pytest.mark.usefixtures("onednn")
+def test_rounded_numbers_are_few_and_near(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     made = [rounded(n, cpu) for n in range(1, 16_385)]
     assert all(n <= m <= max(n, 17 / 16 * n + 1) for n, m in enumerate(made, 1))
     assert made == [rounded(m, cpu) for m in made]
     assert len(set(made)) == 32 + 9 * 16
     assert rounded(1001, torch.device("cuda")) == 1001  # nothing is kept there
+    monkeypatch.setattr(products, "prefers_onednn", lambda: False)
+    assert rounded(1001, cpu) == 1001
 
 
 def test_batches_of_many_lengths_need_few_kernels(by_onednn: list[tuple[int, ...]]) -> None:

@@ -69,10 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
         help="with spec.json and data/ (trainer/contract.py)",
     )
     parser.add_argument(
-        "--groups", type=int, default=5, help="of labelers, when cross-validating (default: 5)"
+        "--groups", type=int, help="of labelers, when cross-validating (default: 5)"
     )
     parser.add_argument(
-        "--seeds", type=int, default=1, help="of each fold, when cross-validating (default: 1)"
+        "--seeds", type=int, help="of each fold, when cross-validating (default: 1)"
     )
     parser.add_argument(
         "--set",
@@ -86,6 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--kl-controller", choices=get_args(KLController), help="of PPO: --set kl_controller=…"
     )
     given = parser.parse_args(arguments)
+    if given.kind != CROSSVALIDATE and (given.groups, given.seeds) != (None, None):
+        parser.error(f"--groups and --seeds are of {CROSSVALIDATE}, not of {given.kind}")
     settings = dict(given.set)
     if given.kl_controller is not None:
         settings["kl_controller"] = given.kl_controller
@@ -221,7 +223,8 @@ def _function(given: argparse.Namespace) -> Callable[[Path], None]:
     if kind == CROSSVALIDATE:
         from trainer.crossvalidate import crossvalidate
 
-        return partial(crossvalidate, groups=given.groups, seeds=given.seeds)
+        asked = {"groups": given.groups, "seeds": given.seeds}
+        return partial(crossvalidate, **{k: n for k, n in asked.items() if n is not None})
     if kind == "base":
         from trainer.base import train_base
 

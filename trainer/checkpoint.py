@@ -12,7 +12,6 @@ What has any other name is not ours, and left alone.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -29,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trainer.contract import CHECKPOINTS, ContractError, check_inputs, write_json
-from trainer.metrics import writing
+from trainer.metrics import sync, writing
 from trainer.processes import Processes, full, sharded_like
 
 STATE = "state.json"
@@ -184,11 +183,11 @@ class Checkpoints:
                 with writing(final):
                     temporary.mkdir()
                     save_file(tensors, temporary / TENSORS)
-                    _sync(temporary / TENSORS)
+                    sync(temporary / TENSORS)
                     write_json(temporary / STATE, state)
-                    _sync(temporary)
+                    sync(temporary)
                     temporary.rename(final)
-                    _sync(self.directory)
+                    sync(self.directory)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         with writing(self.directory):
@@ -217,15 +216,6 @@ def _reading(path: Path, advice: str) -> Iterator[None]:
         raise ContractError(f"{path}: cannot be read: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ContractError(f"{path}: it is damaged ({error}); {advice}") from error
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _split(state: Any, tensors: dict[str, Tensor], *, kept: bool) -> Any:

@@ -54,6 +54,7 @@ class _Config:
 
     def __post_init__(self) -> None:
         self._at_least(0, "checkpoint_seconds", "threads")
+        self._at_most(1024, "threads")
         self._at_least(1, "checkpoints_kept")
 
     def _at_least(self, low: float, *names: str) -> None:
@@ -61,6 +62,13 @@ class _Config:
             if getattr(self, name) < low:
                 raise ConfigError(
                     f"{type(self).__name__}.{name}: {getattr(self, name)} is below {low}"
+                )
+
+    def _at_most(self, high: float, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) > high:
+                raise ConfigError(
+                    f"{type(self).__name__}.{name}: {getattr(self, name)} is above {high}"
                 )
 
     def _above_zero(self, *names: str) -> None:
@@ -197,6 +205,7 @@ class SFTConfig(_Optimized):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(1, "epochs", "batch_size", "pretraining_rows", "selection_samples")
+        self._at_most(100_000, "selection_samples")
         self._at_least(0, "warmup_steps")
         self._share("final_learning_rate")
         self._at_least(2, "pretraining_tokens")

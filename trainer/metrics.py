@@ -41,6 +41,15 @@ def writing(path: Path) -> Iterator[None]:
         raise TrainingError(sentence) from error
 
 
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _os_error(error: Exception) -> int | None:
     """The system's number; safetensors and tokenizers, which raise no OSError, end with it."""
     if isinstance(error, OSError):

@@ -18,7 +18,7 @@ from trainer.activations import fuse_activations
 from trainer.architecture import check_head, use_packed_attention
 from trainer.contract import ContractError, RunSpec
 from trainer.gpt2 import use_fast_layers
-from trainer.metrics import TrainingError, writing
+from trainer.metrics import TrainingError, sync, writing
 from trainer.products import use_fast_products
 
 if TYPE_CHECKING:
@@ -252,7 +252,11 @@ def save_model(directory: Path, model: PreTrainedModel, tokenizer: PreTrainedTok
         with writing(directory):
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
+            for file in temporary.iterdir():
+                sync(file)
+            sync(temporary)
             shutil.rmtree(directory, ignore_errors=True)
             temporary.rename(directory)
+            sync(directory.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -113,6 +113,7 @@ def train_ppo(run_dir: Path) -> None:
     )
     iterations = config.episodes // config.batch_episodes
     run.check_batch(config.batch_episodes // config.minibatches, "batch_episodes / minibatches")
+    run.check_warmup(config.warmup_iterations + 1, iterations, "warmup_iterations")
     processes = run.processes
     passes, policy_optimizer = processes.prepare(policy, next(optimizers))
     value_passes, value_optimizer = processes.prepare(value_model, next(optimizers))

@@ -134,6 +134,14 @@ class Run:
         if self.processes.main:
             print(sentence, flush=True)
 
+    def check_warmup(self, peak: int, total: int, field: str) -> None:
+        """Log where the step (from 1) of the highest learning rate is above the total."""
+        if peak > total:
+            self.say(
+                f"the learning rate does not reach its peak: {field} puts it at step {peak} of "
+                f"{total}"
+            )
+
     def check_batch(self, size: int, what: str) -> None:
         """Raises ContractError where a batch, `what`, has fewer elements than processes."""
         if size < self.processes.count:

@@ -146,6 +146,7 @@ def train_sft(run_dir: Path) -> None:
     steps_per_epoch = -(-len(train) // config.batch_size)
     total = config.epochs * steps_per_epoch
     run.check_batch(config.batch_size, "batch_size")
+    run.check_warmup(config.warmup_steps, total, "warmup_steps")
     policy, optimizer = run.processes.prepare(model, optimizer)
     epochs = Epochs()
     start, checkpoints, metrics = run.resume(

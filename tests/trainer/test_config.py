@@ -45,6 +45,8 @@ def test_defaults_are_the_papers(kind: type[Any]) -> None:
         (PPOConfig, {"temperature": 0}, "PPOConfig.temperature: 0.0 must be above 0"),
         (PPOConfig, {"ema_decay": 1}, r"PPOConfig.ema_decay: 1.0 is not in \[0, 1\)"),
         (SampleConfig, {"temperature": -1}, "SampleConfig.temperature: -1.0 is below 0"),
+        (SampleConfig, {"threads": 10**12}, "SampleConfig.threads: 1000000000000 is above 1024"),
+        (SFTConfig, {"selection_samples": 10**9}, "selection_samples: 1000000000 is above 100000"),
     ],
 )
 def test_bad_overrides_name_the_field(

@@ -286,6 +286,19 @@ def test_ppo_wants_its_pretraining_text(
         train_ppo(make_run("ppo", **spec))
 
 
+@pytest.mark.parametrize("warmup", [5, 6])
+def test_a_warm_up_that_does_not_end_is_said(
+    warmup: int, base_run: Path, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"epochs": 1, "batch_size": 1, "warmup_steps": warmup}
+    models = {"init": str(base_run / "model")}
+    data = {"demonstrations": demonstrations()[:5]}
+    train_sft(make_run("sft", kind="sft", data=data, models=models, config=config))
+    steps = sum(d["split"] == "train" for d in data["demonstrations"])
+    said = f"does not reach its peak: warmup_steps puts it at step {warmup} of {steps}\n"
+    assert (said in capsys.readouterr().out) == (warmup > steps)
+
+
 def test_command_line(make_run: MakeRun, tmp_path: Path) -> None:
     usage = start_trainer("dpo", tmp_path)
     missing = start_trainer("sft", tmp_path / "none")
@@ -310,6 +323,8 @@ def test_the_command_line_sets_values_and_says_so_in_spec_and_card(
         (["--set", "episodes=many"], "PPOConfig.episodes: expected int, got 'many'"),
         (["--set", "episodes"], "'episodes' is not FIELD=VALUE"),
         (["--kl-controller", "free"], "invalid choice: 'free'"),
+        (["--groups", "3"], "--groups and --seeds are of crossvalidate, not of ppo"),
+        (["--seeds", "1"], "--groups and --seeds are of crossvalidate, not of ppo"),
     ):
         refused = start_trainer("ppo", run, *options)
         assert message in refused.communicate()[0]
@@ -317,7 +332,9 @@ def test_the_command_line_sets_values_and_says_so_in_spec_and_card(
     config = json.loads((run / "spec.json").read_text())["config"]
     assert config == {**PPO_CONFIG, "episodes": 32}
     told = start_trainer("ppo", run, "--kl-controller", "adaptive", "--set", "kl_target=2.5")
-    assert told.wait(120) == 0, told.communicate()[0]
+    output = told.communicate()[0]
+    assert told.returncode == 0, output
+    assert "does not reach its peak: warmup_iterations puts it at step 3 of 1" in output
     changed = {**config, "kl_controller": "adaptive", "kl_target": 2.5}
     assert json.loads((run / "spec.json").read_text())["config"] == changed
     card = (run / "model" / "README.md").read_text()

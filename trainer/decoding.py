@@ -112,7 +112,8 @@ class Decoding:
 
     def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """As a transformers cache: keep keys and values (B, H, N, D), and return them."""
-        self.keep(layer, torch.stack([key, value]).permute(1, 3, 0, 2, 4))
+        # In half precision rotary keys may come whole; attention rounds them in any case.
+        self.keep(layer, torch.stack([key.to(value.dtype), value]).permute(1, 3, 0, 2, 4))
         return key, value
 
     def keep(self, layer: int, both: Tensor) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from trainer.activations import GELU
 from trainer.attention import Wanted, attend, sizes_of
+from trainer.contract import ContractError
 from trainer.decoding import Decoding
 from trainer.packing import Block
 from trainer.products import Map
@@ -23,25 +24,35 @@ from trainer.products import Map
 
 def use_fast_layers(model: nn.Module) -> None:
     """Let a GPT-2's layers compute so, after `use_fast_products`; other models stay as they are."""
-    from transformers.models.gpt2.modeling_gpt2 import GPT2Block, GPT2Model
+    from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 
     for module in model.modules():
         trunk: Any = module
-        if type(module) is GPT2Model and all(
-            type(layer) is GPT2Block
-            and not hasattr(layer, "crossattention")
-            and isinstance(layer.mlp.act, GELU)
-            and isinstance(layer.mlp.c_fc.forward, Map)
-            for layer in trunk.h
-        ):
+        if type(module) is GPT2Model:
             trunk.forward = partial(_trunk, trunk, trunk.forward)
             trunk.packs_by_itself = True
             for layer in trunk.h:
                 layer.forward = partial(_layer, layer, layer.forward)
 
 
+def check_sharding(model: nn.Module) -> None:
+    """Raises ContractError where parts of a GPT-2's layers are shards of their own: a layer is
+    computed without calling them, so their weights would not be gathered.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    for name, module in model.named_modules():
+        if getattr(getattr(module, "forward", None), "func", None) is _layer:
+            for part in module.children():
+                if any(isinstance(each, FSDPModule) for each in part.modules()):
+                    raise ContractError(
+                        f"{name}: its parts are sharded one by one; have whole layers sharded "
+                        "(fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP, as in trainer/accelerate)"
+                    )
+
+
 class Passed(NamedTuple):
-    last_hidden_state: Tensor  # (B, N, D)
+    last_hidden_state: Tensor  # (B, N, D), or (1, n, D) of n wanted places
 
 
 def _trunk(
@@ -117,7 +128,9 @@ def _dropped(dropout: nn.Dropout, x: Tensor) -> Tensor:
 
 
 def _mlp(mlp: Any, hidden: Tensor) -> Tensor:
-    made = mlp.c_fc.forward.gelu(hidden)
+    made = None
+    if isinstance(mlp.act, GELU) and isinstance(mlp.c_fc.forward, Map):
+        made = mlp.c_fc.forward.gelu(hidden)
     if made is None:
         made = mlp.act.forward(mlp.c_fc.forward(hidden))
     return _dropped(mlp.dropout, mlp.c_proj.forward(made))

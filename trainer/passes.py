@@ -53,7 +53,8 @@ def hidden_states(
     )
     hidden: Tensor = output.last_hidden_state[0]
     if places is not None:
-        if isinstance(blocks, Wanted) and len(hidden) == len(blocks.places):  # no others came
+        # GPT-2's last layer gives no others, the last layer of other models zeros for others.
+        if isinstance(blocks, Wanted) and len(hidden) == len(blocks.places):
             places = [bisect_left(blocks.places, place) for place in places]
         hidden = hidden.index_select(0, torch.tensor(places, device=hidden.device))
     return hidden.float()

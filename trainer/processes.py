@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from trainer.contract import ContractError
 from trainer.data import parts_of
+from trainer.gpt2 import check_sharding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -121,6 +122,7 @@ class Processes:
         named = plugin.transformer_cls_names_to_wrap
         sharded: tuple[nn.Module, Any] = self.accelerator.prepare(passes, optimizer)
         plugin.transformer_cls_names_to_wrap = named  # the next model may have other layers
+        check_sharding(model)
         self._reshard_after_forward(passes)
         return sharded
 

@@ -9,20 +9,25 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.fsdp import fully_shard
 
 from tests.trainer.test_packing import TINY, ids, tiny, trees
 from trainer import products, rollout
 from trainer.activations import fuse_activations
 from trainer.architecture import use_packed_attention
-from trainer.gpt2 import use_fast_layers
+from trainer.contract import ContractError
+from trainer.decoding import Decoding
+from trainer.gpt2 import check_sharding, use_fast_layers
 from trainer.packing import pack
 from trainer.passes import hidden_states, language_loss, scores_at, tree_scores
+from trainer.processes import Passes
 from trainer.products import use_fast_products
 from trainer.rollout import Sampled, sample
 
 
-def prepared(kind: str, *, fast: bool, architecture: str = "gpt2") -> Any:
-    model = tiny(architecture, kind)
+def prepared(kind: str, *, fast: bool, architecture: str = "gpt2", **options: Any) -> Any:
+    model = tiny(architecture, kind, **options)
     fuse_activations(model)
     use_fast_products(model)
     if fast:
@@ -87,6 +92,9 @@ def test_what_is_sampled(n: int, large: int, monkeypatch: pytest.MonkeyPatch) ->
     uniform = torch.rand(12 * n, 40, generator=torch.Generator().manual_seed(2))
 
     def drawn(model: Any) -> list[Sampled]:
+        for module in model.modules():
+            if hasattr(module, "scaling"):
+                module.scaling = 0.4
         return sample(model, asked, n=n, uniform=uniform, temperature=0.9, eos=7, pad=1)
 
     ours, theirs = (drawn(prepared("policy", fast=fast)) for fast in (True, False))
@@ -96,6 +104,7 @@ def test_what_is_sampled(n: int, large: int, monkeypatch: pytest.MonkeyPatch) ->
         torch.testing.assert_close(one.logprobs, other.logprobs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("onednn")
 @pytest.mark.parametrize("architecture", TINY)
 def test_rows_that_move_when_others_have_ended(
     architecture: str, monkeypatch: pytest.MonkeyPatch
@@ -113,6 +122,68 @@ def test_rows_that_move_when_others_have_ended(
     for one, other in zip(*found, strict=True):
         assert one.ids == other.ids
         torch.testing.assert_close(one.logprobs, other.logprobs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activation_function": "relu"},
+        {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True},
+        {"scale_attn_weights": False, "n_inner": 24},
+        {"layer_norm_epsilon": 0.1},
+        {"add_cross_attention": True},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+@pytest.mark.usefixtures("onednn")
+@torch.no_grad()
+def test_every_configuration(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed, token by token, and without blocks."""
+    monkeypatch.setattr(products, "SMALL", 0)
+    model, plain = prepared("policy", fast=True, **options), tiny("gpt2", "policy", **options)
+    documents = [[5, 6, 7, 8, 9, 3], [9, 8, 7]]
+    alone = [torch.tensor([document]) for document in documents]
+    expected = torch.cat([plain(tokens).logits[:, -1] for tokens in alone])
+    made = torch.cat([model(tokens).logits[:, -1] for tokens in alone])
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
+    packed = pack([(document, ()) for document in documents])
+    ends = [place + len(d) - 1 for place, d in zip(packed.prompts, documents, strict=True)]
+    made = model.lm_head(hidden_states(model, packed, ends))
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
+    uniform = torch.rand(2, 9, generator=torch.Generator().manual_seed(2))
+    sampled = sample(model, documents, uniform=uniform, temperature=1.0, eos=-1, pad=1)
+    for document, one in zip(documents, sampled, strict=True):
+        logits = plain(torch.tensor([document + one.ids])).logits[0, len(document) - 1 : -1]
+        logits[:, 1] = -torch.inf
+        chosen = logits.log_softmax(-1).gather(1, torch.tensor(one.ids)[:, None])[:, 0]
+        torch.testing.assert_close(chosen, torch.tensor(one.logprobs), rtol=1e-4, atol=1e-4)
+
+
+def test_whole_layers_may_be_sharded_and_no_parts() -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = prepared("policy", fast=True)
+        fully_shard(model.transformer.h[0])
+        passes = fully_shard(Passes(model))
+        check_sharding(model)
+        passes(language_loss, [[5, 6, 7, 8]]).backward()
+        other = prepared("policy", fast=True)
+        fully_shard(other.transformer.h[1].mlp.c_fc)
+        with pytest.raises(ContractError, match=r"^transformer.h.1: its parts are sharded one by"):
+            check_sharding(other)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("architecture", TINY)
+@torch.no_grad()
+def test_keys_and_values_are_kept_in_half_precision(architecture: str) -> None:
+    model = prepared("policy", fast=True, architecture=architecture)
+    packed = pack([([2, 3, 4, 5], ())])
+    decoding = Decoding(packed.prompts, [4])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden_states(model, packed, [3], decoding)
+    assert {kept.dtype for kept in decoding._prompts.values()} == {torch.bfloat16}
 
 
 @torch.no_grad()
@@ -168,7 +239,7 @@ def test_without_blocks_it_is_transformers_own() -> None:
 def test_queries_keys_and_values_are_made_once(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last layer is entered twice, for all places and for those that are wanted."""
+    """In a last layer that is entered twice, for all places and for those that are wanted, too."""
     model = prepared("policy", fast=True, architecture=architecture)
     rows: dict[int, list[int]] = {}
     counted = products.linear

@@ -41,8 +41,8 @@ TINY: dict[str, dict[str, Any]] = {
 SIZES = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 64}
 
 
-def tiny(architecture: str, kind: str) -> Any:
-    """An untrained model, and dropout nowhere."""
+def tiny(architecture: str, kind: str, **options: Any) -> Any:
+    """An untrained model, and dropout nowhere. options are of its configuration."""
     from transformers import (
         AutoConfig,
         AutoModelForCausalLM,
@@ -57,6 +57,7 @@ def tiny(architecture: str, kind: str) -> Any:
         initializer_range=0.2,
         num_labels=1,
         pad_token_id=1,
+        **options,
     )
     config.reward_bias = 0.0
     classes = {"policy": AutoModelForCausalLM, "reward": AutoModelForSequenceClassification}
@@ -110,6 +111,7 @@ def test_every_architecture_reads_a_packed_row_as_it_reads_each_sequence(
             torch.testing.assert_close(row, whole[len(prompt) :], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("onednn")  # more places than those that are asked for are computed
 @pytest.mark.parametrize("architecture", TINY)
 @pytest.mark.parametrize("share", [0.05, 0.6])
 def test_the_last_layer_computes_what_is_wanted_and_no_more(

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule
 
 from tests.trainer.test_packing import TINY, ids, tiny, trees
 from trainer import products, rollout
@@ -21,7 +20,6 @@ from trainer.decoding import Decoding
 from trainer.gpt2 import check_sharding, use_fast_layers
 from trainer.packing import pack
 from trainer.passes import hidden_states, language_loss, scores_at, tree_scores
-from trainer.processes import Passes
 from trainer.products import use_fast_products
 from trainer.rollout import Sampled, sample
 
@@ -159,20 +157,18 @@ def test_every_configuration(options: dict[str, Any], monkeypatch: pytest.Monkey
         torch.testing.assert_close(chosen, torch.tensor(one.logprobs), rtol=1e-4, atol=1e-4)
 
 
-def test_whole_layers_may_be_sharded_and_no_parts() -> None:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        model = prepared("policy", fast=True)
-        fully_shard(model.transformer.h[0])
-        passes = fully_shard(Passes(model))
+def test_parts_of_a_layer_are_not_to_be_sharded() -> None:
+    """As torch's fully_shard marks them; that whole layers may be is held in test_processes.py."""
+
+    def shard(part: nn.Module) -> None:
+        part.__class__ = type("Sharded", (FSDPModule, type(part)), {})
+
+    model = prepared("policy", fast=True)
+    shard(model.transformer.h[0])
+    check_sharding(model)
+    shard(model.transformer.h[1].mlp.c_fc)
+    with pytest.raises(ContractError, match=r"^transformer.h.1: its parts are sharded one by one"):
         check_sharding(model)
-        passes(language_loss, [[5, 6, 7, 8]]).backward()
-        other = prepared("policy", fast=True)
-        fully_shard(other.transformer.h[1].mlp.c_fc)
-        with pytest.raises(ContractError, match=r"^transformer.h.1: its parts are sharded one by"):
-            check_sharding(other)
-    finally:
-        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("architecture", TINY)

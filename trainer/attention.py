@@ -100,10 +100,8 @@ def attention(
     elif isinstance(blocks, Wanted):  # not of the last layer
         blocks = blocks.blocks
     sizes = sizes_of(blocks)
-    parts = zip(
-        *(x.squeeze(0).transpose(0, 1).split(sizes) for x in (query, key, value)), strict=True
-    )
-    attended = attend(list(parts), blocks, scaling=scaling, dropout=dropout)[None]
+    each = (x.squeeze(0).transpose(0, 1).split(sizes) for x in (query, key, value))
+    attended = attend(list(zip(*each, strict=True)), blocks, scaling=scaling, dropout=dropout)[None]
     if leaves:
         raise _AttendedError(_Attended(attended))
     return attended, None

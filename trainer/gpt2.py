@@ -73,12 +73,11 @@ def _trunk(
         options["position_ids"] = position_ids
         return whole(input_ids, past_key_values, attention_mask, **options)
     hidden = trunk.drop(trunk.wte(input_ids) + trunk.wpe(position_ids))
-    last = trunk.h[-1]
-    for layer in trunk.h:
-        if isinstance(blocks, Wanted) and layer is not last:
-            hidden = layer(hidden, past_key_values, blocks=blocks.blocks)
-        else:
-            hidden = layer(hidden, past_key_values, blocks=blocks)
+    whole_row = blocks.blocks if isinstance(blocks, Wanted) else blocks
+    *others, last = trunk.h
+    for layer in others:
+        hidden = layer(hidden, past_key_values, blocks=whole_row)
+    hidden = last(hidden, past_key_values, blocks=blocks)
     return Passed(trunk.ln_f(hidden))
 
 

@@ -286,7 +286,7 @@ def test_ppo_wants_its_pretraining_text(
         train_ppo(make_run("ppo", **spec))
 
 
-@pytest.mark.parametrize("warmup", [5, 6])
+@pytest.mark.parametrize("warmup", [3, 4])  # of three steps
 def test_a_warm_up_that_does_not_end_is_said(
     warmup: int, base_run: Path, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     max_prompt_characters: int = Field(default=32_000, ge=1)
 
     @property
+    def environment(self) -> dict[str, str]:
+        """The variables from which another process reads these settings."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        return {f"PLUMBLINE_{name.upper()}": str(value) for name, value in values.items()}
+
+    @property
     def home_path(self) -> Path:
         return self.home.expanduser().resolve()
 

@@ -4,7 +4,8 @@ The paper's pipeline on a small scale, on the task of `benchmarks/known_optimum.
 the demo's pretraining text, SFT with 10 % pretraining mixed in, then PPO with gamma = 0 and with
 the paper's 27.8, seed by seed. Along each run: the mean score, whose optimum is 1, and the loss on
 pretraining text that was held out. It prints a table and one JSON line, and draws
-docs/charts/known-optimum.svg and docs/charts/alignment-tax.svg.
+docs/charts/known-optimum.svg and docs/charts/alignment-tax.svg. Its status is 1 where a run ends
+below 95 % of the optimum, where the loss does not rise with gamma = 0, or leaves 5 % with 27.8.
 
 As in the paper: gamma, 8 pretraining examples an episode, beta = 0.02. Scaled down: the model
 (width 64, 2 layers), examples of 64 tokens instead of 2,048, 2,560 episodes instead of 256,000, and
@@ -159,6 +160,11 @@ def main() -> None:
             row = {"gamma": gamma, "seed": seed, "score": end, "of_the_way": way, "loss_rise": rise}
             table.append({key: round(value, 4) for key, value in row.items()})
     print(json.dumps({"bench": "learns", "optimum": OPTIMUM, "runs": table}))
+    if any(row["score"] < 0.95 * OPTIMUM for row in table):
+        raise SystemExit("a policy ended below 95 % of the optimum")
+    rises = [(row["gamma"], row["loss_rise"]) for row in table]
+    if any(rise <= 0 if gamma == 0 else abs(rise) > 0.05 for gamma, rise in rises):
+        raise SystemExit("the loss on pretraining text is not what the paper leads one to expect")
 
 
 def draw(scores: dict[float, list[list[float]]], taxes: dict[float, list[list[float]]]) -> None:

@@ -140,6 +140,18 @@ def test_a_server_that_does_not_answer_is_named_without_its_password(
     assert soon(lambda: processes_of(tmp_path / "home") == [])
 
 
+def test_its_processes_read_the_settings_that_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLUMBLINE_SESSION_DAYS", "3")
+    given = Settings(
+        home=tmp_path, run_lease_seconds=7, sweep_seconds=0.5, secure_cookies=True, session_days=5
+    )
+    for name, value in given.environment.items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == given
+
+
 def test_both_workers_answer_and_the_sweep_runs(live_server: Supervisor) -> None:
     assert httpx.get(f"{live_server.url}/healthz").text == "ok\n"
     log = live_server.settings.home_path / "logs" / "worker-light.log"

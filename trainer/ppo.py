@@ -11,7 +11,10 @@ Deviations from the paper, and what it leaves open:
   they are the policy's is checked each iteration by the ratio of the first minibatch. In
   float32 it is 1 within 1e-5 on average; at a single token rounding may take it further, and 1e-4
   is allowed there. Where the policy starts as the reference its KL is held to be 0 as exactly,
-  but in half precision, which may round the two differently.
+  but in half precision, which may round the two differently. Rollouts of a server may be allowed
+  more (PLUMBLINE_ROLLOUT_RATIO_TOLERANCE).
+- The padding token is no token that a completion may have: rollout, reference and update leave it
+  out of the distribution.
 - A pretraining example is a row of whole documents that never see each other, of ptx_tokens at
   most; the pretraining loss is a mean over the tokens of the minibatch's examples.
 - Weights and optimizers are float32; the passes are in half precision where accelerate is told so

@@ -2,7 +2,8 @@
 
 A prompt with its K ranked completions is one batch element: a tree, where the prompt's tokens pass
 once and each completion once. Ties are dropped, the loss is the mean over a prompt's
-pairs. At the end a bias makes the demonstrations score 0 on average; it is stored in the model.
+pairs. At the end a bias makes the demonstrations score 0 on average; it is stored with the model,
+in its config (reward_bias), as transformers' heads have none: whoever reads the logit adds it.
 
 With members above 1 the model has so many heads while it is trained (trainer.ensemble).
 
@@ -10,6 +11,7 @@ Deviations from the paper, and what it leaves open:
 - Its reward model has 6B parameters for policies of every size, as 175B was unstable; here its size
   is that of models["init"], in a round the SFT policy's.
 - The scalar head starts at zero, so that no completion is ahead before the first step.
+- A prompt that several labelers ranked has an element a labeler: their rankings are not merged.
 - Weights and optimizer are float32; the passes are in half precision where accelerate is told so
   (trainer/accelerate/bf16.yaml). The paper's weights are half precision with a float32 copy.
 - A completion of more than max_completion_tokens is cut and scored as if it ended there, as those

@@ -207,6 +207,5 @@ def train_sft(run_dir: Path) -> None:
     if scorer is not None:
         figures |= {"scored_prompts": len(scorer.prompts), "scored_samples": scorer.samples}
         checkpoints.load_best("model")
-    set_residual_dropout(model, 0.0)
-    run.save(model.eval(), tokenizer)
+    run.save(model, tokenizer)
     run.finish(last, figures=figures)

@@ -37,6 +37,8 @@ def test_a_trained_model_has_its_card(reward_run: Path) -> None:
     assert "| learning_rate | 0.003 |" in card.text
     assert "- init: a local model" in card.text
     assert str(reward_run.parent) not in card.text
+    assert "## Intended use\n\nTo score completions of prompts like those" in card.text
+    assert "## Limits\n\nScores of different prompts cannot be compared." in card.text
 
 
 def test_its_code_scores_as_the_trainer_does(reward_run: Path, reward_model: Any) -> None:

@@ -11,12 +11,21 @@ import torch
 from tests.trainer.conftest import MakeRun, demonstrations, prompts, rankings
 from tests.trainer.test_kinds import ppo_spec
 from tests.trainer.test_models import encoder_of
-from trainer.contract import PPO_SPREAD, RM_ACCURACY, RM_SPREAD, ContractError, read_result
+from trainer.contract import (
+    PPO_SPREAD,
+    RM_ACCURACY,
+    RM_SPREAD,
+    CompletionRecord,
+    ContractError,
+    read_records,
+    read_result,
+)
 from trainer.ensemble import MEMBERS, load_members, mean_and_spread, prompt_weights
 from trainer.models import load_reward_model, load_tokenizer
 from trainer.passes import score_completions, tree_scores
 from trainer.ppo import train_ppo
 from trainer.reward import train_reward
+from trainer.sample import run_sample
 
 pytestmark = pytest.mark.train
 
@@ -116,6 +125,35 @@ def test_members_that_are_cut_are_refused(ensemble_run: Path, tmp_path: Path, si
     (tmp_path / MEMBERS).write_bytes((Path(source) / MEMBERS).read_bytes()[:size])
     with pytest.raises(ContractError, match=r"/members\.safetensors: cannot be loaded"):
         load_members(model, str(tmp_path))
+
+
+def test_samples_have_the_spread(ensemble_run: Path, base_run: Path, make_run: MakeRun) -> None:
+    run = make_run(
+        "sample",
+        kind="sample",
+        models={"base": str(base_run / "model"), "reward": str(ensemble_run / "model")},
+        data={
+            "requests": [
+                {"prompt_id": i, "prompt": prompt, "policy": "base", "n": 2}
+                for i, prompt in enumerate(prompts()[:3])
+            ]
+        },
+        config={"max_completion_tokens": 8},
+    )
+    run_sample(run)
+    records = list(read_records(run / "completions.jsonl", CompletionRecord))
+    model, _, source = loaded(ensemble_run)
+    load_members(model, source)
+    encoder = encoder_of(load_tokenizer(source), max_completion_tokens=8)
+    asked = [prompts()[record.prompt_id] for record in records]
+    with torch.no_grad():
+        _, spread = score_completions(model, encoder, asked, [r.text for r in records], 100)
+    assert [record.spread for record in records] == pytest.approx(spread, abs=1e-5)
+    result = read_result(run)
+    assert result is not None
+    assert spread is not None
+    assert min(spread) > 0
+    assert result.metrics["spread/base"] == pytest.approx(sum(spread) / 6, abs=1e-5)
 
 
 def test_ppo_reports_the_spread(base_run: Path, ensemble_run: Path, make_run: MakeRun) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from tests.trainer.conftest import (
     MakeRun,
@@ -84,7 +86,19 @@ def test_base_learns(base_run: Path) -> None:
     assert (base_run / "model" / "tokenizer.json").exists()
 
 
-def test_sft_learns_and_is_saved_without_dropout(base_run: Path, make_run: MakeRun) -> None:
+def test_sft_learns_with_residual_dropout_where_it_trains(
+    base_run: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed: set[tuple[bool, float, bool]] = set()  # gradients wanted, probability, dropped
+    forward = nn.Dropout.forward
+
+    def seen(dropout: nn.Dropout, x: Tensor) -> Tensor:
+        dropped = forward(dropout, x)
+        zeros = (dropped == 0).float().mean().item()
+        passed.add((torch.is_grad_enabled(), dropout.p, zeros > 0.1))
+        return dropped
+
+    monkeypatch.setattr(nn.Dropout, "forward", seen)
     run = make_run(
         "sft",
         kind="sft",
@@ -107,7 +121,9 @@ def test_sft_learns_and_is_saved_without_dropout(base_run: Path, make_run: MakeR
     result = read_result(run)
     assert result is not None
     assert result.metrics[SFT_VALID_LOSS] == pytest.approx(valid[-1])
-    assert json.loads((run / "model" / "config.json").read_text())["hidden_dropout"] == 0.0
+    training = {(p, dropped) for wanted, p, dropped in passed if wanted}
+    assert training == {(0.0, False), (0.2, True)}  # of embeddings, of the residual stream
+    assert {dropped for wanted, _, dropped in passed if not wanted} == {False}  # validation
 
 
 def test_reward_model_learns_what_labelers_prefer(reward_run: Path) -> None:

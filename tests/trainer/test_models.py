@@ -100,9 +100,11 @@ def test_transformers_loads_the_reward_model_and_its_bias(
     theirs = torch.stack(logits) + loaded.config.reward_bias
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
 
-    save_model(tmp_path / "again", reward_model, tokenizer)
-    again = load_reward_model(str(tmp_path / "again"), tokenizer)
-    torch.testing.assert_close(tree_scores(again, trees), ours)
+    save_model(tmp_path / "ours", reward_model, tokenizer)
+    loaded.save_pretrained(tmp_path / "theirs")
+    for directory in ("ours", "theirs"):
+        again = load_reward_model(str(tmp_path / directory), tokenizer)
+        torch.testing.assert_close(tree_scores(again, trees), ours)
 
 
 def test_demonstrations_score_zero_on_average(reward_run: Path, reward_model: Any) -> None:

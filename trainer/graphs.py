@@ -45,7 +45,7 @@ def recorded(step: Callable[[], None]) -> Callable[[], object]:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        step()  # libraries set themselves up, and autocast casts the weights, outside the graph
+        step()  # libraries set themselves up outside the graph
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     try:

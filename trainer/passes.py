@@ -71,9 +71,11 @@ def token_losses(
     """Negative log-likelihoods (n,), nats, of targets (n,) after hidden states (n, D).
 
     The logits are divided by the temperature; the token `without` is left out of the distribution.
+    They are float32 in half precision too: of logits far from 0, as GPT-2's are, it would keep
+    steps of a quarter, and a logprob would be another each time that it is computed.
     """
     head = policy.get_output_embeddings()
-    bias = None if head.bias is None else head.bias / temperature
+    bias = None if head.bias is None else head.bias.float() / temperature
     if without is not None:
         barred = torch.zeros(head.out_features, device=hidden.device, dtype=hidden.dtype)
         barred[without] = torch.finfo(hidden.dtype).min
@@ -84,7 +86,8 @@ def token_losses(
     def losses(states: Tensor, aims: Tensor) -> Tensor:
         count = len(aims)
         padding = rounded(count, hidden.device) - count
-        logits = linear(F.pad(states, (0, 0, 0, padding)), head.weight, bias).float()
+        with torch.autocast(states.device.type, enabled=False):
+            logits = linear(F.pad(states, (0, 0, 0, padding)), head.weight.float(), bias)
         made: Tensor = _Losses.apply(logits, F.pad(aims, (0, padding)))  # type: ignore[no-untyped-call]
         return made[:count]
 

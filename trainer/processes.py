@@ -82,6 +82,9 @@ class Processes:
                 f"mixed precision {self.accelerator.mixed_precision}: the trainer computes in "
                 "float32 or bf16, which need no scaled losses"
             )
+        if self.accelerator.mixed_precision == "bf16" and self.accelerator.device.type == "cuda":
+            # What stays float32 there (a policy's logits) is multiplied to 10 bits, summed to 23.
+            torch.set_float32_matmul_precision("high")
         if not self.sharded and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
             raise ContractError(
                 "the launcher's configuration asks for sharding, which needs fsdp_version 2 and "
@@ -104,6 +107,12 @@ class Processes:
                 output_dtype=None,
                 cast_forward_inputs=False,
             )
+
+    def __str__(self) -> str:
+        number = "1 process" if self.count == 1 else f"{self.count} processes"
+        number += ", sharded" if self.sharded else ""
+        passes = "bfloat16" if self.accelerator.mixed_precision == "bf16" else "float32"
+        return f"{number} on {self.accelerator.device.type}, passes in {passes}"
 
     @property
     def main(self) -> bool:

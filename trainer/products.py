@@ -130,6 +130,7 @@ class Map:
     def __init__(self, module: Any, *, transposed: bool) -> None:
         self.module, self.transposed = module, transposed
         self.laid_out: Tensor | None = None  # a copy of the weight, without gradients
+        self.cast: tuple[Tensor, Tensor | None] | None = None  # weight and bias, in half precision
         self.called = False
         self.idle = False  # nobody reads what it makes
 
@@ -143,9 +144,11 @@ class Map:
         self.called = True
         if self.idle:
             return x.new_full((), torch.nan).expand(*x.shape[:-1], len(self.weight))
-        if self.laid_out is None or torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             return linear(x, self.weight, self.module.bias)
-        return _linear_pointwise(x, self.laid_out, self.module.bias)
+        if self.laid_out is not None:
+            return _linear_pointwise(x, self.laid_out, self.module.bias)
+        return linear(x, *(self.cast or (self.weight, self.module.bias)))
 
     def gelu(self, x: Tensor) -> Tensor | None:
         """GPT-2's GELU of what it makes of x, None where that is no gain or needs gradients."""
@@ -200,23 +203,26 @@ def idle(maps: list[Map]) -> Iterator[None]:
 
 
 @contextmanager
-def laid_out(model: nn.Module) -> Iterator[None]:
+def ready(model: nn.Module, head: nn.Module | None = None) -> Iterator[None]:
     """Around many products of few rows each, without gradients, by the weights as they are now.
 
-    oneDNN lays a weight out anew for every product, which takes longer than to multiply a few rows
-    by it. Here each large one has a copy that lies as oneDNN wants it: the model's size once more.
+    In half precision autocast would cast every weight anew for each of them: here each but the
+    head's, whose products are float32, has a copy, the model's size by half once more. In float32
+    oneDNN would lay it out anew, which takes longer than to multiply a few rows by it: here each
+    large one has a copy that lies as oneDNN wants it, the model's size once more.
     """
-    if not _may_multiply():
-        yield
-        return
-    maps = _maps(model)
+    maps = [made for made in _maps(model) if made.weight.dtype == torch.float32]
     try:
         for made in maps:
-            weight = made.weight
-            multiplied = weight.device.type == "cpu" and weight.dtype == torch.float32
-            if multiplied and weight.numel() > LARGE:
+            weight, bias = made.weight, made.module.bias
+            device = weight.device.type
+            if torch.is_autocast_enabled(device):
+                if made.module is not head:
+                    lower = torch.get_autocast_dtype(device)
+                    made.cast = weight.to(lower), None if bias is None else bias.to(lower)
+            elif device == "cpu" and prefers_onednn() and weight.numel() > LARGE:
                 made.laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
         yield
     finally:
         for made in maps:
-            made.laid_out = None
+            made.laid_out = made.cast = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from trainer.data import parts_of
 from trainer.decoding import Decoding, SteadyDecoding
@@ -17,7 +18,7 @@ from trainer.graphs import recorder
 from trainer.models import device
 from trainer.packing import Packed, pack
 from trainer.passes import hidden_states, losses_of, scores_at, token_losses
-from trainer.products import laid_out, rounded
+from trainer.products import ready, rounded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 DENSE = 0.95  # of a batch that goes on: where no more do, those that have finished leave it
 DENSE_SHARED = 0.75  # where completions share a prompt, whose keys must all be copied then
 DENSE_RECORDED = 0.5  # where steps are recorded, which they must be anew then
-SHORT = 8  # tokens: for no more than these no step is recorded, and no weight laid out
+SHORT = 8  # tokens: for no more than these no step is recorded, and no weight copied
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,12 @@ def sample(
 
     def draw(hidden: Tensor) -> None:
         """The tokens at this place, after hidden states (R, D)."""
-        logits = head(hidden).float()
+        with torch.autocast(hidden.device.type, enabled=False):  # as in `token_losses`
+            if head.weight.dtype == torch.float32:
+                logits = head(hidden.float())
+            else:  # gathered from shards
+                bias = None if head.bias is None else head.bias.float()
+                logits = F.linear(hidden.float(), head.weight.float(), bias)
         logits[:, pad] = -torch.inf
         if temperature not in (0, 1):
             logits = logits / temperature
@@ -188,7 +194,7 @@ def sample(
 
     draw(hidden)
     replay: Callable[[], object] | None = None
-    with laid_out(policy) if max_tokens > SHORT else nullcontext():
+    with ready(policy, head) if max_tokens > SHORT else nullcontext():
         for t in range(1, max_tokens):
             left = int(going.sum())
             if left == 0:

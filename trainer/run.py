@@ -54,13 +54,18 @@ class Run:
 
     @classmethod
     def open(cls, directory: Path) -> Run:
-        """Read the spec and silence transformers, whose bars and hints would fill log.txt."""
+        """Read the spec, and log who computes and how.
+
+        transformers, whose bars and hints would fill log.txt, is silenced.
+        """
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         logging.set_verbosity_error()
         spec = read_spec(directory)
-        return cls(directory, spec, inputs=inputs_of(directory, spec))
+        run = cls(directory, spec, inputs=inputs_of(directory, spec))
+        run.say(str(run.processes))
+        return run
 
     def configure(self, kind: type[C]) -> C:
         """The run's strict configuration; sets torch's threads."""

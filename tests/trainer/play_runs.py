@@ -33,8 +33,4 @@ def shard_on_cpu() -> None:
 if __name__ == "__main__":
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         shard_on_cpu()
-    status = max(main([read_spec(Path(run)).kind, run]) for run in sys.argv[1:])
-    from trainer.processes import Processes
-
-    print(f"sharded: {Processes().sharded}, processes: {Processes().count}", flush=True)
-    sys.exit(status)
+    sys.exit(max(main([read_spec(Path(run)).kind, run]) for run in sys.argv[1:]))

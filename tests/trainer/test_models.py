@@ -120,6 +120,22 @@ def test_demonstrations_score_zero_on_average(reward_run: Path, reward_model: An
     assert abs(reward_model.config.reward_bias) > 0.01  # without it they would not
 
 
+@torch.no_grad()
+def test_logprobs_of_logits_far_from_zero_in_half_precision(base_model: tuple[Any, Any]) -> None:
+    """As those of GPT-2 are, where bfloat16 keeps steps of a quarter."""
+    policy, tokenizer = copy.deepcopy(base_model[0]), base_model[1]
+    policy.gpt_neox.final_layer_norm.bias[0] += 14
+    policy.get_output_embeddings().weight[:, 0] = -7
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rollout, pad = rollout_of((policy, tokenizer), n=20, temperature=1.0)
+        episodes = rollout.pack(torch.arange(60))
+        again = completion_logprobs(policy, episodes, 1.0, pad)
+        _, *prompt = rollout.prompts[0]
+        assert policy(torch.tensor([prompt])).logits.mean() < -40
+    error = (rollout.logprobs - again).abs()
+    assert error.max() < 0.05
+
+
 @pytest.mark.parametrize("n", [1, 3])
 def test_sampled_logprobs_equal_a_second_forward_pass(base_model: tuple[Any, Any], n: int) -> None:
     rollout, pad = rollout_of(base_model, n=n)

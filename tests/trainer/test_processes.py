@@ -44,11 +44,7 @@ from trainer.sft import train_sft
 TRAIN = {"sft": train_sft, "reward": train_reward, "ppo": train_ppo, "sample": run_sample}
 pytestmark = pytest.mark.train
 
-# Adam divides a gradient by its own size: with the usual epsilon a difference of 1e-9 in a weight
-# that has next to no gradient would become one of the learning rate.
-STEADY = {"adam_eps": 1e-4, "pass_tokens": 60}
-
-
+SEVERAL_PASSES = {"pass_tokens": 60}
 CONFIGS = ROOT / "trainer" / "accelerate"
 TWO = ("--config_file", str(CONFIGS / "two_processes.yaml"))
 SHARDED = ("--config_file", str(CONFIGS / "fsdp2.yaml"), "--mixed_precision", "no")
@@ -82,7 +78,9 @@ def launch(run_dirs: list[Path], *launcher: str, processes: int, sharded: bool =
     process = start(run_dirs, *launcher)
     output = process.communicate()[0]
     assert process.returncode == 0, output[-6000:]
-    assert output.count(f"sharded: {sharded}, processes: {processes}") == processes
+    number = "1 process" if processes == 1 else f"{processes} processes"
+    said = f"{number}{', sharded' if sharded else ''} on cpu, passes in "
+    assert output.count(said) == len(run_dirs)
 
 
 def spec_of(kind: str, base: str, reward: str) -> dict[str, Any]:
@@ -91,7 +89,7 @@ def spec_of(kind: str, base: str, reward: str) -> dict[str, Any]:
             "models": {"init": base, "reward": reward},
             "data": {"demonstrations": demonstrations(), "pretraining": texts(30)},
             "config": {
-                **STEADY,
+                **SEVERAL_PASSES,
                 "epochs": 2,
                 "batch_size": 5,
                 "residual_dropout": 0.0,  # each process draws its own
@@ -105,7 +103,7 @@ def spec_of(kind: str, base: str, reward: str) -> dict[str, Any]:
         return {
             "models": {"init": base},
             "data": {"rankings": rankings(2), "demonstrations": demonstrations()},
-            "config": {**STEADY, "epochs": 1, "batch_prompts": 5, "members": 2},
+            "config": {**SEVERAL_PASSES, "epochs": 1, "batch_prompts": 5, "members": 2},
         }
     if kind == "ppo":
         return {
@@ -118,7 +116,7 @@ def spec_of(kind: str, base: str, reward: str) -> dict[str, Any]:
                 "pretraining": texts(50),
             },
             "config": {
-                **STEADY,
+                **SEVERAL_PASSES,
                 "episodes": 4 * 16,
                 "batch_episodes": 16,
                 "max_completion_tokens": 12,
@@ -294,7 +292,8 @@ def same_figures(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> No
         assert one["step"] == two["step"]
         for key, value in one["values"].items():
             if not key.startswith(("speed/", "ppo/first_ratio")):
-                assert two["values"][key] == pytest.approx(value, abs=1e-5, rel=1e-4), key
+                relative = 0 if "loss" in key else 1e-4
+                assert two["values"][key] == pytest.approx(value, abs=1e-5, rel=relative), key
 
 
 def texts_of(run_dir: Path) -> list[str]:

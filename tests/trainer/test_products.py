@@ -16,7 +16,7 @@ from trainer import products
 from trainer.architecture import use_packed_attention
 from trainer.packing import pack
 from trainer.passes import hidden_states, language_loss, scores_at, token_losses, tree_scores
-from trainer.products import laid_out, linear, rounded, use_fast_products
+from trainer.products import linear, ready, rounded, use_fast_products
 from trainer.rollout import sample
 
 
@@ -120,7 +120,7 @@ def test_where_mkl_is_preferred_torch_multiplies(monkeypatch: pytest.MonkeyPatch
     use_fast_products(model)
     x, weight = torch.randn(64, 64), model[0].weight
     torch.testing.assert_close(model(x), x @ weight.t() + model[0].bias)
-    with torch.no_grad(), laid_out(model):
+    with torch.no_grad(), ready(model):
         assert model[0].forward.laid_out is None
         assert model[0].forward.gelu(x) is None
         model(x)
@@ -249,7 +249,7 @@ def test_weights_are_laid_out_for_a_while_only(by_onednn: list[tuple[int, ...]])
         expected = (x @ model[0].weight.t() + model[0].bias) @ model[1].weight.t()
 
     def fails() -> None:
-        with torch.no_grad(), laid_out(model):
+        with torch.no_grad(), ready(model):
             torch.testing.assert_close(model(x), expected)
             assert all(made.laid_out is not None for made in maps)
             raise KeyError
@@ -258,13 +258,31 @@ def test_weights_are_laid_out_for_a_while_only(by_onednn: list[tuple[int, ...]])
         fails()
     assert by_onednn == [(3, 24, 20), (3, 20, 7)]
     assert all(made.laid_out is None for made in maps)
-    with laid_out(model):  # with gradients the weights themselves
+    with ready(model):  # with gradients the weights themselves
         model(x).sum().backward()
     assert model[0].weight.grad is not None
-    with torch.autocast("cpu", dtype=torch.bfloat16), laid_out(model):
-        assert model(x).dtype == torch.bfloat16
-    with torch.no_grad(), laid_out(model.double()):
+    with torch.no_grad(), ready(model.double()):
         assert model(x.double()).dtype == torch.float64
+
+
+def test_in_half_precision_weights_are_cast_once() -> None:
+    model = nn.Sequential(nn.Linear(24, 20), nn.Linear(20, 30, bias=False), nn.Linear(30, 9))
+    use_fast_products(model)
+    first, second, head = (module.forward for module in model)
+    x = torch.randn(3, 24)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad():
+            expected = model(x)
+            with ready(model, model[2]):
+                assert first.cast[1].dtype == second.cast[0].dtype == torch.bfloat16
+                assert head.cast is first.laid_out is second.cast[1] is None
+                assert model(x).equal(expected)
+                first.cast[0].zero_()
+                assert not model(x).equal(expected)  # it is the copy that multiplies
+        with ready(model):  # with gradients the weights themselves
+            model(x).sum().backward()
+    assert first.cast is second.cast is None
+    assert all(module.weight.grad is not None for module in model)
 
 
 def test_losses_of_a_number_of_tokens_that_is_rounded_up() -> None:

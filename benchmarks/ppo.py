@@ -15,7 +15,6 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.versus import (
-    VOCABULARY,
     against,
     our_command,
     parser,
@@ -37,8 +36,9 @@ def let_end(policy: Path, tokens: int) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(policy)
     with torch.no_grad():
-        row = model.lm_head.weight[0]
-        model.transformer.ln_f.bias += math.log(VOCABULARY / tokens) * row / row.square().sum()
+        head = model.lm_head.weight
+        row = head[0]
+        model.transformer.ln_f.bias += math.log(len(head) / tokens) * row / row.square().sum()
     model.save_pretrained(policy)
 
 

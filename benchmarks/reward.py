@@ -1,7 +1,8 @@
 """The reward model against TRL's RewardTrainer: python -m benchmarks.reward --peer PYTHON.
 
 A ranking of K completions is one element here and C(K, 2) pairs there, in the same order and with
-the same batches. --k, --prompt, --completion are the sizes in tokens.
+the same batches. --prompt, --completion are sizes in tokens; --together is how many pairs the peer
+passes at once, a ranking's by default.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ def main() -> None:
     options.add_argument("--completion", type=int, default=64)
     options.add_argument("--rankings", type=int, default=12)
     options.add_argument("--batch", type=int, default=2, help="rankings a step")
+    options.add_argument("--together", type=int, help="pairs a pass of the peer's")
     given = options.parse_args()
+    pairs_a_step = given.k * (given.k - 1) // 2 * given.batch
+    together = given.together or pairs_a_step // given.batch
+    if pairs_a_step % together:
+        options.error(f"--together must divide a step's {pairs_a_step} pairs")
     if given.rankings % given.batch:
         options.error("--batch must divide --rankings: the peer would cut other batches")
     with tempfile.TemporaryDirectory() as temporary:
@@ -73,7 +79,6 @@ def main() -> None:
                 texts = [f"{record['completions'][k]} {EOS}" for k in (chosen, rejected)]
                 pairs.append({"prompt": record["prompt"] + " ", "texts": texts})
         (home / "pairs.json").write_text(json.dumps(pairs), encoding="utf-8")
-        per_ranking = given.k * (given.k - 1) // 2
         steps = -(-given.rankings // given.batch)
         branch = given.prompt + given.completion  # its last token looks back on as many
         seen = given.prompt**2 // 2 + given.k * given.completion * (given.prompt + branch) // 2
@@ -83,7 +88,8 @@ def main() -> None:
             our_command(home / "run"),
             [
                 *(given.peer, "-m", "benchmarks.peers.reward", home / "reward"),
-                *(home / "pairs.json", str(per_ranking), str(given.batch), str(steps), str(RATE)),
+                *(home / "pairs.json", str(together), str(pairs_a_step // together)),
+                *(str(steps), str(RATE)),
             ],
             flops=(given.rankings - given.batch)
             * SIZES[given.size].training_flops(given.prompt + given.k * given.completion, 0, seen),
@@ -91,6 +97,7 @@ def main() -> None:
             prompt=given.prompt,
             completion=given.completion,
             rankings=given.rankings - given.batch,
+            together=together,
         )
 
 

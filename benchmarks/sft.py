@@ -2,7 +2,8 @@
 
 Each step is one epoch over the same --batch demonstrations (the paper's batch is 32) of 40 to 400
 tokens, a quarter of them the prompt's; packed there into rows of --row tokens, with the loss on
-completions only.
+completions only. --together is how many of its rows the peer passes at once: all, by default. It
+makes one sequence of them, over which its attention on a CPU is quadratic: fewer are faster.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ def main() -> None:
     options.add_argument("--row", type=int, default=512)
     options.add_argument("--batch", type=int, default=32, help="demonstrations a step")
     options.add_argument("--steps", type=int, default=5)
+    options.add_argument("--together", type=int, help="rows a pass of the peer's")
+    options.add_argument("--pass-tokens", type=int, help="of ours, at most")
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
@@ -65,6 +68,7 @@ def main() -> None:
                 "residual_dropout": 0.0,
                 "learning_rate": RATE,
                 "checkpoint_seconds": 1e9,
+                **({} if given.pass_tokens is None else {"pass_tokens": given.pass_tokens}),
             },
         )
         rows = tokens // given.row + 3  # as many as the packing may make
@@ -78,12 +82,14 @@ def main() -> None:
             our_command(home / "run"),
             [
                 *(given.peer, "-m", "benchmarks.peers.sft", home / "policy", home / "texts.json"),
-                *(str(given.row), str(rows), str(given.steps), str(RATE)),
+                *(str(given.row), str(rows), str(given.together or rows)),
+                *(str(given.steps), str(RATE)),
             ],
             flops=(given.steps - 1) * SIZES[given.size].training_flops(tokens, predicted, pairs),
             row=given.row,
             tokens=tokens * (given.steps - 1),
             documents=len(records),
+            together=given.together or rows,
         )
 
 

@@ -123,8 +123,13 @@ def write_run(directory: Path, data: dict[str, list[dict[str, Any]]], **spec: An
 def measured(command: Sequence[str | Path], given: argparse.Namespace) -> dict[str, Any]:
     """The JSON line that the command prints last."""
     where = {"CUDA_VISIBLE_DEVICES": ""}
-    if given.gpu:
-        where = {"BENCHMARK_GPU": "1", "ACCELERATE_MIXED_PRECISION": "bf16"}
+    if given.gpu:  # the first alone: the peer would divide its batches among all
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        where = {
+            "CUDA_VISIBLE_DEVICES": first,
+            "BENCHMARK_GPU": "1",
+            "ACCELERATE_MIXED_PRECISION": "bf16",
+        }
     done = subprocess.run(
         [str(part) for part in command],
         cwd=ROOT,
@@ -193,6 +198,13 @@ def against(
         line["ceiling_tflops"] = ceiling
         line["utilisation"] = flops / medians["ours"]["seconds"] / 1e12 / ceiling
     print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in line.items()}))
+    most = 0.05 if given.gpu else 0.001
+    for ours_of, theirs in zip(found["ours"], found["peer"], strict=True):
+        both = ours_of["losses"], theirs["losses"]
+        if len(both[0]) != len(both[1]) or any(
+            abs(a - b) > most for a, b in zip(*both, strict=True)
+        ):
+            raise SystemExit(f"the losses differ by more than {most}: {both[0]} and {both[1]}")
 
 
 def our_command(run_dir: Path) -> list[str | Path]:

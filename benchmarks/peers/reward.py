@@ -1,4 +1,4 @@
-"""TRL's RewardTrainer: MODEL PAIRS PAIRS_A_RANKING RANKINGS_A_STEP STEPS RATE."""
+"""TRL's RewardTrainer: MODEL PAIRS PAIRS_A_PASS PASSES_A_STEP STEPS RATE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.peers.machine import WHERE
 
 
 def main() -> None:
-    source, pairs, per_ranking, per_step, steps, rate = sys.argv[1:]
+    source, pairs, together, passes, steps, rate = sys.argv[1:]
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1)
     rows = []
@@ -29,8 +29,8 @@ def main() -> None:
             model=model,
             args=RewardConfig(
                 output_dir=out,
-                per_device_train_batch_size=int(per_ranking),
-                gradient_accumulation_steps=int(per_step),
+                per_device_train_batch_size=int(together),
+                gradient_accumulation_steps=int(passes),
                 num_train_epochs=1,
                 max_length=None,
                 gradient_checkpointing=False,

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, best-fit packing: MODEL TEXTS ROW_TOKENS ROWS_A_STEP STEPS RATE."""
+"""TRL's SFTTrainer, best-fit packing: MODEL TEXTS ROW_TOKENS ROWS_A_STEP ROWS_A_PASS STEPS RATE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.peers.machine import WHERE
 
 
 def main() -> None:
-    source, texts, row, rows, steps, rate = sys.argv[1:]
+    source, texts, row, rows, together, steps, rate = sys.argv[1:]
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForCausalLM.from_pretrained(source)
     examples = []
@@ -31,7 +31,8 @@ def main() -> None:
             model=model,
             args=SFTConfig(
                 output_dir=out,
-                per_device_train_batch_size=int(rows),  # all that the packing makes
+                per_device_train_batch_size=int(together),
+                gradient_accumulation_steps=-(-int(rows) // int(together)),  # all rows, a step
                 num_train_epochs=int(steps),
                 max_length=int(row),
                 packing=True,

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 
 from trainer.checkpoint import STATE, TENSORS, Best, Checkpoints, StopRequestedError
-from trainer.contract import CHECKPOINTS, ContractError
+from trainer.contract import CHECKPOINTS, ContractError, write_json
 from trainer.metrics import Metrics, TrainingError, writing
 from trainer.processes import Processes
 
@@ -89,6 +90,86 @@ def test_half_a_checkpoint_does_not_count(tmp_path: Path) -> None:
     (half / "tensors.safetensors").write_bytes(b"half")
     assert checkpoints_of(tmp_path, model_of(0)).resume() == 1
     assert names(tmp_path) == ["step_1"]
+
+
+def test_a_kill_anywhere_in_a_write_leaves_a_whole_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, killed = tmp_path / "run", tmp_path / "killed"
+    run.mkdir()
+    train(run, {1: None, 2: None}, kept=2)
+    moments: list[Path] = []
+
+    def moment() -> None:
+        moments.append(shutil.copytree(run, killed / str(len(moments))))
+
+    def in_halves(path: Path) -> None:
+        written = path.read_bytes()
+        for size in (0, len(written) // 2, len(written)):
+            path.write_bytes(written[:size])
+            moment()
+
+    def save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        save_file(tensors, path)
+        in_halves(path)
+
+    def write(path: Path, value: object) -> None:
+        write_json(path, value)
+        in_halves(path)
+
+    def rename(path: Path, target: Path) -> Path:
+        moment()
+        moved = renamed(path, target)
+        moment()
+        return moved
+
+    def remove(path: Path, *, ignore_errors: bool = False) -> None:
+        if path.exists():
+            (path / TENSORS).unlink()
+            moment()
+        removed(path, ignore_errors=ignore_errors)
+
+    renamed, removed = Path.rename, shutil.rmtree
+    with monkeypatch.context() as patched:
+        patched.setattr("trainer.checkpoint.save_file", save)
+        patched.setattr("trainer.checkpoint.write_json", write)
+        patched.setattr(Path, "rename", rename)
+        patched.setattr(shutil, "rmtree", remove)
+        checkpoints_of(run, model_of(3)).save(3)
+    assert names(run) == ["step_2", "step_3"]
+
+    found = []
+    for left in moments:
+        for path in (left / CHECKPOINTS).glob("step_*"):
+            assert {each.name for each in path.iterdir()} == {TENSORS, STATE}
+        model = model_of(0)
+        found.append(checkpoints_of(left, model).resume())
+        assert model.weight.item() == found[-1]
+    assert found == sorted(found)
+    assert set(found) == {2, 3}
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def synced(descriptor: int) -> None:
+        done.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(f"{path.name} to {target.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    checkpoints_of(tmp_path, model_of(1)).save(1)
+    named = done.index(".step_1 to step_1")
+    for written in (TENSORS, STATE, ".step_1"):
+        assert any(written in name for name in done[:named]), written
+    assert done[named + 1] == CHECKPOINTS
 
 
 def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:

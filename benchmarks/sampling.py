@@ -50,6 +50,8 @@ def once(way: str, source: str, prompts: Path, k: int, tokens: int) -> None:
         policy.config.use_cache = True
         if GPU:
             policy.bfloat16()
+    elif GPU:
+        torch.set_float32_matmul_precision("high")  # as trainer.processes does
     for repeat in range(REPEATS):
         if repeat == 1:
             wall, cpu = time.perf_counter(), time.process_time()
@@ -112,6 +114,7 @@ def main() -> None:
             given,
             [*command, "ours", *arguments],
             [*command, "peer", *arguments],
+            passed=given.k * given.prompts * given.tokens * (REPEATS - 1),
             k=given.k,
             prompt=given.prompt,
             prompts=given.prompts,

@@ -86,6 +86,7 @@ def main() -> None:
                 *(str(given.steps), str(RATE)),
             ],
             flops=(given.steps - 1) * SIZES[given.size].training_flops(tokens, predicted, pairs),
+            passed=tokens * (given.steps - 1),
             row=given.row,
             tokens=tokens * (given.steps - 1),
             documents=len(records),

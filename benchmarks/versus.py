@@ -157,9 +157,14 @@ def against(
     ours: Sequence[str | Path],
     peer: Sequence[str | Path],
     flops: float | None = None,
+    passed: int | None = None,
     **about: Any,
 ) -> None:
-    """Run both in turn, print a table of medians and one JSON line; flops are those of ours."""
+    """Run both in turn, print a table of medians and one JSON line.
+
+    flops are those of ours; passed are the tokens that each trains on or samples, if they are to be
+    told by the second.
+    """
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
     for _ in range(given.runs):
         for name, command in (("ours", ours), ("peer", peer)):
@@ -193,6 +198,9 @@ def against(
         "threads": given.threads,
         "size": given.size,
     }
+    if passed is not None:
+        for name, figures in medians.items():
+            line[f"{name}_tokens_s"] = round(passed / figures["seconds"])
     if given.gpu and flops is not None:
         ceiling = measured([sys.executable, "-m", "benchmarks.ceiling"], given)["tflops"]
         line["ceiling_tflops"] = ceiling

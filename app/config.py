@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -54,11 +55,12 @@ class Settings(BaseSettings):
     )
     max_prompt_characters: int = Field(default=32_000, ge=1)
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """The variables from which another process reads these settings."""
-        values = self.model_dump(mode="json", exclude_none=True)
-        return {f"PLUMBLINE_{name.upper()}": str(value) for name, value in values.items()}
+    def environment(self, around: Mapping[str, str]) -> dict[str, str]:
+        """These variables, but with those from which another process reads these settings."""
+        values = self.model_dump(mode="json")
+        own = {f"PLUMBLINE_{name.upper()}": value for name, value in values.items()}
+        others = {name: value for name, value in around.items() if name.upper() not in own}
+        return others | {name: str(value) for name, value in own.items() if value is not None}
 
     @property
     def home_path(self) -> Path:

@@ -71,16 +71,12 @@ class Supervisor:
     def environment(self) -> dict[str, str]:
         """What a process of this installation needs in its environment."""
         urls = self.services.urls
-        return (
-            os.environ
-            | self.settings.environment
-            | {
-                "PLUMBLINE_HOME": str(self.settings.home_path),
-                "PLUMBLINE_DATABASE_URL": urls.database_url,
-                "PLUMBLINE_REDIS_URL": urls.redis_url,
-                "PYTHONUNBUFFERED": "1",
-            }
-        )
+        return self.settings.environment(os.environ) | {
+            "PLUMBLINE_HOME": str(self.settings.home_path),
+            "PLUMBLINE_DATABASE_URL": urls.database_url,
+            "PLUMBLINE_REDIS_URL": urls.redis_url,
+            "PYTHONUNBUFFERED": "1",
+        }
 
     def __enter__(self) -> Self:
         try:

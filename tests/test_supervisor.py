@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from app.config import Settings
+from app.embedded import embedded_services
 from app.home import ServiceError
 from app.supervisor import Supervisor
 from tests.conftest import free_port
@@ -144,10 +145,25 @@ def test_its_processes_read_the_settings_that_it_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLUMBLINE_SESSION_DAYS", "3")
+    monkeypatch.setenv("plumbline_base_model", "gpt2")
+    monkeypatch.setenv("PLUMBLINE_ROLLOUT_URL", "http://127.0.0.1:1")  # the trainer's
     given = Settings(
-        home=tmp_path, run_lease_seconds=7, sweep_seconds=0.5, secure_cookies=True, session_days=5
+        home=tmp_path,
+        database_url="postgresql://a/b",
+        redis_url="redis://a/0",
+        run_lease_seconds=7,
+        sweep_seconds=0.5,
+        secure_cookies=True,
+        session_days=5,
+        base_model=None,
     )
-    for name, value in given.environment.items():
+    supervisor = Supervisor(given)
+    with embedded_services(given) as supervisor.services:  # of another's servers, so none
+        environment = supervisor.environment
+    assert environment["PLUMBLINE_ROLLOUT_URL"] == "http://127.0.0.1:1"
+    for name in [name for name in os.environ if name.upper().startswith("PLUMBLINE_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert Settings() == given
 

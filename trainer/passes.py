@@ -7,7 +7,8 @@ are computed for the tokens that are predicted, a reward model's score for those
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,6 +59,23 @@ def hidden_states(
             places = [bisect_left(blocks.places, place) for place in places]
         hidden = hidden.index_select(0, torch.tensor(places, device=hidden.device))
     return hidden.float()
+
+
+def float32_head(policy: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+    """Logits (..., V) of hidden states (..., D), float32 in half precision too, by the weights as
+    they are now; without gradients.
+    """
+    head = policy.get_output_embeddings()
+    multiply: Callable[[Tensor], Tensor] = head
+    if head.weight.dtype != torch.float32:  # gathered from shards
+        weight, bias = head.weight.float(), None if head.bias is None else head.bias.float()
+        multiply = partial(F.linear, weight=weight, bias=bias)
+
+    def logits(hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return multiply(hidden.float())
+
+    return logits
 
 
 def token_losses(
@@ -132,7 +150,7 @@ class _Losses(torch.autograd.Function):
 
 
 class _SummedLoss(torch.autograd.Function):
-    """The sum of `token_losses`, whose gradients are computed with it, chunk by chunk.
+    """The sum of `token_losses`, in float32, whose gradients are computed with it, chunk by chunk.
 
     So logits are computed once and only a chunk's are held, which on a CPU stays in its cache.
     """
@@ -149,7 +167,7 @@ class _SummedLoss(torch.autograd.Function):
             count = len(aims)
             padding = rows - count
             states, aims = F.pad(states, (0, 0, 0, padding)), F.pad(aims, (0, padding))[:, None]
-            logits = linear(states, weight, bias).float()
+            logits = linear(states, weight, bias)
             chances = logits.softmax(-1)
             total += losses_of(logits, chances, aims)[:count].sum()
             gradient = chances.scatter_add_(1, aims, chances.new_full(aims.shape, -1))
@@ -177,7 +195,9 @@ def summed_loss(policy: PreTrainedModel, hidden: Tensor, targets: Tensor) -> Ten
     chunks = max(1, -(-len(targets) // most))
     rows = rounded(-(-len(targets) // chunks), hidden.device)
     if torch.is_grad_enabled():
-        total: Tensor = _SummedLoss.apply(hidden, head.weight, head.bias, targets, rows)  # type: ignore[no-untyped-call]
+        weight, bias = head.weight.float(), None if head.bias is None else head.bias.float()
+        with torch.autocast(hidden.device.type, enabled=False):
+            total: Tensor = _SummedLoss.apply(hidden, weight, bias, targets, rows)  # type: ignore[no-untyped-call]
         return total
     parts = zip(hidden.split(rows), targets.split(rows), strict=True)
     return torch.stack([token_losses(policy, *part).sum() for part in parts]).sum()

@@ -96,6 +96,7 @@ def train_ppo(run_dir: Path) -> None:
 
     policy = load_policy(sources["init"], tokenizer)
     reference = load_policy(sources["reference"], tokenizer).requires_grad_(False)
+    reference = run.processes.as_gathered(reference)
     reward_model = load_reward_model(sources["reward"], tokenizer).requires_grad_(False)
     members = load_members(reward_model, sources["reward"])
     value_model = load_reward_model(sources["reward"], tokenizer)

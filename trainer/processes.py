@@ -83,7 +83,7 @@ class Processes:
                 "float32 or bf16, which need no scaled losses"
             )
         if self.accelerator.mixed_precision == "bf16" and self.accelerator.device.type == "cuda":
-            # What stays float32 there (a policy's logits) is multiplied to 10 bits, summed to 23.
+            # What stays float32 there, logits and scores, is multiplied to 10 bits, summed to 23.
             torch.set_float32_matmul_precision("high")
         if not self.sharded and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
             raise ContractError(
@@ -143,6 +143,16 @@ class Processes:
         """
         passes.set_reshard_after_forward(self.accelerator.state.fsdp_plugin.reshard_after_forward)
         passes.set_reshard_after_forward(True, recurse=False)
+
+    def as_gathered(self, model: PreTrainedModel) -> PreTrainedModel:
+        """A whole model, rounded to what the weights of a sharded one are gathered in: a policy
+        differs from it in what it has learned, and in nothing else.
+        """
+        policy = self.accelerator.state.fsdp_plugin.mixed_precision_policy if self.sharded else None
+        if policy is not None and policy.param_dtype is not None:
+            for parameter in model.parameters():
+                parameter.data = parameter.data.to(policy.param_dtype)
+        return model
 
     @contextmanager
     def gathered(self, passes: Any) -> Iterator[None]:

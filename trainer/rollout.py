@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from trainer.data import parts_of
 from trainer.decoding import Decoding, SteadyDecoding
@@ -17,7 +16,7 @@ from trainer.ensemble import mean_and_spread
 from trainer.graphs import recorder
 from trainer.models import device
 from trainer.packing import Packed, pack
-from trainer.passes import hidden_states, losses_of, scores_at, token_losses
+from trainer.passes import float32_head, hidden_states, losses_of, scores_at, token_losses
 from trainer.products import ready, rounded
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ def sample(
     if record is not None:
         dense = DENSE_RECORDED
     trunk = getattr(policy, policy.base_model_prefix)
-    head = policy.get_output_embeddings()
+    logits_of = float32_head(policy)
 
     uniform = uniform.to(device())
     tokens = torch.full((rows, max_tokens), pad, device=device())
@@ -163,12 +162,7 @@ def sample(
 
     def draw(hidden: Tensor) -> None:
         """The tokens at this place, after hidden states (R, D)."""
-        with torch.autocast(hidden.device.type, enabled=False):  # as in `token_losses`
-            if head.weight.dtype == torch.float32:
-                logits = head(hidden.float())
-            else:  # gathered from shards
-                bias = None if head.bias is None else head.bias.float()
-                logits = F.linear(hidden.float(), head.weight.float(), bias)
+        logits = logits_of(hidden)
         logits[:, pad] = -torch.inf
         if temperature not in (0, 1):
             logits = logits / temperature
@@ -194,7 +188,7 @@ def sample(
 
     draw(hidden)
     replay: Callable[[], object] | None = None
-    with ready(policy, head) if max_tokens > SHORT else nullcontext():
+    with ready(policy, policy.get_output_embeddings()) if max_tokens > SHORT else nullcontext():
         for t in range(1, max_tokens):
             left = int(going.sum())
             if left == 0:

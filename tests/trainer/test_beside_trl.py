@@ -19,16 +19,16 @@ SMALL = {
 
 @pytest.mark.parametrize("bench", SMALL)
 def test_losses_are_trl_s(bench: str) -> None:
-    asked = ["--peer", sys.executable, "--runs", "1", *SMALL[bench]]
+    asked = ["--peer", sys.executable, "--runs", "1", "--threads", "1", *SMALL[bench]]
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{bench}", *asked],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr  # as where losses differ
     line = json.loads(done.stdout.splitlines()[-1])
     assert line["bench"] == bench
-    assert line["ratio"] == pytest.approx(line["peer_s"] / line["ours_s"], rel=0.1)
-    assert line["ours_peak_mb"] > 0
+    assert min(line[key] for key in ("ours_s", "peer_s", "ours_peak_mb", "peer_peak_mb")) > 0

@@ -92,12 +92,13 @@ def test_half_a_checkpoint_does_not_count(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step_1"]
 
 
+@pytest.mark.parametrize("kept", [1, 2])
 def test_a_kill_anywhere_in_a_write_leaves_a_whole_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
     run, killed = tmp_path / "run", tmp_path / "killed"
     run.mkdir()
-    train(run, {1: None, 2: None}, kept=2)
+    train(run, {1: None, 2: None}, kept=kept)
     moments: list[Path] = []
 
     def moment() -> None:
@@ -135,8 +136,8 @@ def test_a_kill_anywhere_in_a_write_leaves_a_whole_checkpoint(
         patched.setattr("trainer.checkpoint.write_json", write)
         patched.setattr(Path, "rename", rename)
         patched.setattr(shutil, "rmtree", remove)
-        checkpoints_of(run, model_of(3)).save(3)
-    assert names(run) == ["step_2", "step_3"]
+        checkpoints_of(run, model_of(3), kept=kept).save(3)
+    assert names(run) == ["step_2", "step_3"][-kept:]
 
     found = []
     for left in moments:

@@ -27,7 +27,7 @@ from trainer.models import (
     load_tokenizer,
     save_model,
 )
-from trainer.passes import score_completions, tree_scores
+from trainer.passes import language_loss, score_completions, tree_scores
 from trainer.rollout import (
     Rollout,
     completion_logprobs,
@@ -120,12 +120,33 @@ def test_demonstrations_score_zero_on_average(reward_run: Path, reward_model: An
     assert abs(reward_model.config.reward_bias) > 0.01  # without it they would not
 
 
+@pytest.fixture
+def far_policy(base_model: tuple[Any, Any]) -> Any:
+    """Its logits lie far below 0, as GPT-2's do, where bfloat16 keeps steps of a quarter."""
+    policy = copy.deepcopy(base_model[0])
+    with torch.no_grad():
+        policy.gpt_neox.final_layer_norm.bias[0] += 14
+        policy.get_output_embeddings().weight[:, 0] = -7
+    return policy
+
+
+def test_losses_of_logits_far_from_zero_in_half_precision(far_policy: Any) -> None:
+    documents = [[5 + i, 6, 7 + i, 8, 9, 10 + i] for i in range(40)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = language_loss(far_policy, documents)
+        with torch.no_grad():
+            expected = language_loss(far_policy, documents)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    far_policy.zero_grad()
+    loss.backward()
+    assert far_policy.get_output_embeddings().weight.grad.dtype == torch.float32
+
+
 @torch.no_grad()
-def test_logprobs_of_logits_far_from_zero_in_half_precision(base_model: tuple[Any, Any]) -> None:
-    """As those of GPT-2 are, where bfloat16 keeps steps of a quarter."""
-    policy, tokenizer = copy.deepcopy(base_model[0]), base_model[1]
-    policy.gpt_neox.final_layer_norm.bias[0] += 14
-    policy.get_output_embeddings().weight[:, 0] = -7
+def test_logprobs_of_logits_far_from_zero_in_half_precision(
+    far_policy: Any, base_model: tuple[Any, Any]
+) -> None:
+    policy, tokenizer = far_policy, base_model[1]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rollout, pad = rollout_of((policy, tokenizer), n=20, temperature=1.0)
         episodes = rollout.pack(torch.arange(60))

@@ -32,6 +32,7 @@ from trainer.contract import (
     COMPLETIONS,
     LOSS,
     PPO_HELD_OUT_LOSS,
+    PPO_KL,
     PPO_SCORE,
     ContractError,
 )
@@ -259,6 +260,7 @@ def test_sharded_bfloat16_keeps_weights_and_optimizer_in_float32(
     losses = [v[LOSS] for v in values_of(runs["sft"]) if LOSS in v]
     assert losses[-1] < losses[0] - 1
     computed_in_half_and_kept_in_full(runs, one["ppo"])
+    assert abs(values_of(runs["ppo"])[0][PPO_KL]) < 1e-5  # of the reference, rounded alike
 
 
 def computed_in_half_and_kept_in_full(runs: dict[str, Path], whole: Path) -> None:

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from trainer.config import CONFIGS, ConfigError, KLController
 from trainer.contract import (
@@ -167,6 +167,26 @@ def _end_with_launcher() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def end(status: int) -> NoReturn:
+    """End this process; where there are others, once all have done their work.
+
+    As the interpreter ends a thread of torch's may abort the process (seen in a tenth of runs on a
+    CPU), and then the launcher ends the others, one of which may be writing the model: so all wait,
+    and the interpreter is passed by. One that failed does neither: the launcher ends the others.
+    """
+    distributed: Any = sys.modules.get("torch.distributed")
+    together = distributed is not None and distributed.is_available()
+    if status in (0, EXIT_STOPPED) and together and distributed.is_initialized():
+        from accelerate.state import PartialState
+
+        PartialState().wait_for_everyone()
+        PartialState().destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def _setting(text: str) -> tuple[str, Any]:
     """FIELD=VALUE, the value as JSON or else as it stands."""
     name, equals, value = text.partition("=")
@@ -247,4 +267,4 @@ def _function(given: argparse.Namespace) -> Callable[[Path], None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

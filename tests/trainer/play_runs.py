@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from trainer.__main__ import main
+from trainer.__main__ import end, main
 from trainer.contract import read_spec
 
 
@@ -33,4 +33,4 @@ def shard_on_cpu() -> None:
 if __name__ == "__main__":
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         shard_on_cpu()
-    sys.exit(max(main([read_spec(Path(run)).kind, run]) for run in sys.argv[1:]))
+    end(max(main([read_spec(Path(run)).kind, run]) for run in sys.argv[1:]))

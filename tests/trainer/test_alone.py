@@ -81,3 +81,40 @@ def test_trainers_end_with_their_launcher(base_run: Path, make_run: MakeRun) -> 
     steps = [line["step"] for line in metric_lines(run) if line["phase"] == "train"]
     assert steps == sorted(set(steps))
     assert read_result(run) is not None
+
+
+ENDS = """
+import atexit, sys, time
+from accelerate.state import PartialState
+from trainer.__main__ import end
+from trainer.processes import Processes
+
+processes, parts = Processes(), PartialState.destroy_process_group
+
+def noted(state):
+    print("a process parts", flush=True)
+    parts(state)
+
+PartialState.destroy_process_group = noted
+atexit.register(print, "an interpreter ends")
+if processes.main:
+    time.sleep(2)
+    print("the model is written", flush=True)
+end(int(sys.argv[1]))
+"""
+
+
+def test_processes_end_together(tmp_path: Path) -> None:
+    script = tmp_path / "ends.py"
+    script.write_text(ENDS)
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *TWO, str(script), "0"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if line.startswith(("a ", "an ", "the "))]
+    assert said == ["the model is written", "a process parts", "a process parts"]

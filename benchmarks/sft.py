@@ -72,6 +72,7 @@ def main() -> None:
             },
         )
         rows = tokens // given.row + 3  # as many as the packing may make
+        together = given.together or rows
         texts = [
             {"prompt": f"{r['prompt']} ", "completion": f"{r['completion']} {EOS}"} for r in records
         ]
@@ -82,7 +83,7 @@ def main() -> None:
             our_command(home / "run"),
             [
                 *(given.peer, "-m", "benchmarks.peers.sft", home / "policy", home / "texts.json"),
-                *(str(given.row), str(rows), str(given.together or rows)),
+                *(str(given.row), str(rows), str(together)),
                 *(str(given.steps), str(RATE)),
             ],
             flops=(given.steps - 1) * SIZES[given.size].training_flops(tokens, predicted, pairs),
@@ -90,7 +91,7 @@ def main() -> None:
             row=given.row,
             tokens=tokens * (given.steps - 1),
             documents=len(records),
-            together=given.together or rows,
+            together=together,
         )
 
 

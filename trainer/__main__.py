@@ -171,8 +171,9 @@ def end(status: int) -> NoReturn:
     """End this process; where there are others, once all have done their work.
 
     As the interpreter ends a thread of torch's may abort the process (seen in a tenth of runs on a
-    CPU), and then the launcher ends the others, one of which may be writing the model: so all wait,
-    and the interpreter is passed by. One that failed does neither: the launcher ends the others.
+    busy CPU), and then the launcher ends the others, one of which may be writing the model: so all
+    wait, and the interpreter is passed by. One that failed does neither: the launcher ends the
+    others.
     """
     distributed: Any = sys.modules.get("torch.distributed")
     together = distributed is not None and distributed.is_available()

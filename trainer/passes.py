@@ -61,14 +61,22 @@ def hidden_states(
     return hidden.float()
 
 
+def _head_of(policy: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
+    """Weight (V, D) and bias (V,) of the policy's head in float32: copies only where they were
+    gathered from shards in half precision.
+    """
+    head = policy.get_output_embeddings()
+    return head.weight.float(), None if head.bias is None else head.bias.float()
+
+
 def float32_head(policy: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     """Logits (..., V) of hidden states (..., D), float32 in half precision too, by the weights as
     they are now; without gradients.
     """
     head = policy.get_output_embeddings()
     multiply: Callable[[Tensor], Tensor] = head
-    if head.weight.dtype != torch.float32:  # gathered from shards
-        weight, bias = head.weight.float(), None if head.bias is None else head.bias.float()
+    if head.weight.dtype != torch.float32:
+        weight, bias = _head_of(policy)
         multiply = partial(F.linear, weight=weight, bias=bias)
 
     def logits(hidden: Tensor) -> Tensor:
@@ -92,10 +100,11 @@ def token_losses(
     They are float32 in half precision too: of logits far from 0, as GPT-2's are, it would keep
     steps of a quarter, and a logprob would be another each time that it is computed.
     """
-    head = policy.get_output_embeddings()
-    bias = None if head.bias is None else head.bias.float() / temperature
+    weight, bias = _head_of(policy)
+    if bias is not None and temperature != 1:
+        bias = bias / temperature
     if without is not None:
-        barred = torch.zeros(head.out_features, device=hidden.device, dtype=hidden.dtype)
+        barred = torch.zeros(len(weight), device=hidden.device, dtype=hidden.dtype)
         barred[without] = torch.finfo(hidden.dtype).min
         bias = barred if bias is None else bias + barred
     if temperature != 1:
@@ -105,11 +114,11 @@ def token_losses(
         count = len(aims)
         padding = rounded(count, hidden.device) - count
         with torch.autocast(states.device.type, enabled=False):
-            logits = linear(F.pad(states, (0, 0, 0, padding)), head.weight.float(), bias)
+            logits = linear(F.pad(states, (0, 0, 0, padding)), weight, bias)
         made: Tensor = _Losses.apply(logits, F.pad(aims, (0, padding)))  # type: ignore[no-untyped-call]
         return made[:count]
 
-    rows = max(1, HELD_LOGITS // head.out_features)
+    rows = max(1, HELD_LOGITS // len(weight))
     if len(targets) <= rows:
         return losses(hidden, targets)
     return torch.cat(
@@ -195,9 +204,8 @@ def summed_loss(policy: PreTrainedModel, hidden: Tensor, targets: Tensor) -> Ten
     chunks = max(1, -(-len(targets) // most))
     rows = rounded(-(-len(targets) // chunks), hidden.device)
     if torch.is_grad_enabled():
-        weight, bias = head.weight.float(), None if head.bias is None else head.bias.float()
         with torch.autocast(hidden.device.type, enabled=False):
-            total: Tensor = _SummedLoss.apply(hidden, weight, bias, targets, rows)  # type: ignore[no-untyped-call]
+            total: Tensor = _SummedLoss.apply(hidden, *_head_of(policy), targets, rows)  # type: ignore[no-untyped-call]
         return total
     parts = zip(hidden.split(rows), targets.split(rows), strict=True)
     return torch.stack([token_losses(policy, *part).sum() for part in parts]).sum()
